@@ -1,0 +1,1 @@
+"""Code that every tickfleet service shares; it imports no service."""

@@ -1,0 +1,157 @@
+"""Every JetStream stream and key-value bucket of the fleet, as data."""
+
+from typing import Literal
+
+import msgspec
+
+from libs.common.contracts import subjects
+
+MIB = 1024 * 1024
+
+
+class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream as it should exist on the server.
+
+    Attributes:
+        name: The stream's name.
+        purpose: Who writes it, who reads it, and why it is kept.
+        subjects: What it captures.
+        persist_async: Acknowledge before the disk does (one replica only): right for market
+            data, where a lost millisecond matters less than a stalled feed.
+        max_age_seconds: Messages older than this go.
+        max_bytes: The oldest messages go beyond this size.
+        max_msgs_per_subject: 1 makes a last-value table; -1 means no limit.
+        max_msg_size: In bytes; larger publishes are refused.
+        discard: What gives way at a limit, the old messages or the new.
+        discard_new_per_subject: With `discard="new"`: refuse a second message of a subject.
+        allow_direct: Reads may be served without the stream's leader.
+        duplicate_window_seconds: How long message ids are remembered; None for the default.
+        replicas: 1 on a single server.
+    """
+
+    name: str
+    purpose: str
+    subjects: tuple[str, ...]
+    persist_async: bool = True
+    max_age_seconds: float
+    max_bytes: int
+    max_msgs_per_subject: int = -1
+    max_msg_size: int = MIB
+    discard: Literal["old", "new"] = "old"
+    discard_new_per_subject: bool = False
+    allow_direct: bool = True
+    duplicate_window_seconds: float | None = None
+    replicas: int = 1
+
+
+class BucketSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One key-value bucket as it should exist on the server.
+
+    Attributes:
+        name: The bucket's name; the stream behind it is `KV_<name>`.
+        purpose: Who writes it, who reads it.
+        history: How many values of a key are kept.
+        ttl_seconds: Entries that are not refreshed for so long vanish; None keeps them.
+        limit_marker_ttl_seconds: How long the marker of a vanished entry stays, so that watchers
+            see the end of a lease.
+        max_value_size: In bytes; None for the server's limit.
+        replicas: 1 on a single server.
+    """
+
+    name: str
+    purpose: str
+    history: int = 1
+    ttl_seconds: float | None = None
+    limit_marker_ttl_seconds: float | None = None
+    max_value_size: int | None = None
+    replicas: int = 1
+
+
+MD_FRAMES = StreamSpec(
+    name="MD_FRAMES",
+    purpose="Raw Kite packets by shard: written by ingest, read by the shard's greeks worker, "
+    "kept so that a take-over loses nothing.",
+    subjects=(f"{subjects.FRAME_PREFIX}.*.*",),
+    max_age_seconds=600,
+    max_bytes=1024 * MIB,
+)
+MD_TICKS = StreamSpec(
+    name="MD_TICKS",
+    purpose="Enriched ticks by underlying: written by greeks, read live by gateways and "
+    "subscribers, kept for a short replay.",
+    subjects=(subjects.ALL_TICKS,),
+    max_age_seconds=300,
+    max_bytes=1024 * MIB,
+    max_msg_size=4 * MIB,
+)
+MD_LAST = StreamSpec(
+    name="MD_LAST",
+    purpose="The newest tick per instrument, refreshed at most once a second: written by greeks, "
+    "read by gateways for snapshots.",
+    subjects=(subjects.ALL_LAST,),
+    max_age_seconds=3 * 86_400,
+    max_bytes=1024 * MIB,
+    max_msgs_per_subject=1,
+)
+MD_FORWARDS = StreamSpec(
+    name="MD_FORWARDS",
+    purpose="The newest forward per expiry: written by greeks, read by control and subscribers.",
+    subjects=(subjects.ALL_FORWARDS,),
+    max_age_seconds=86_400,
+    max_bytes=64 * MIB,
+    max_msgs_per_subject=1,
+)
+STREAMS = (MD_FRAMES, MD_TICKS, MD_LAST, MD_FORWARDS)
+
+LEASES_ACCOUNTS = BucketSpec(
+    name="leases_accounts",
+    purpose="Which ingest worker holds which account's feed.",
+    ttl_seconds=5,
+    limit_marker_ttl_seconds=1,
+)
+LEASES_SHARDS = BucketSpec(
+    name="leases_shards",
+    purpose="Which greeks worker owns which shard.",
+    ttl_seconds=3,
+    limit_marker_ttl_seconds=1,
+)
+LEASES_CONTROL = BucketSpec(
+    name="leases_control",
+    purpose="Which control process leads.",
+    ttl_seconds=5,
+    limit_marker_ttl_seconds=1,
+)
+PLAN = BucketSpec(
+    name="plan",
+    purpose="One AccountPlan per account: written by control, read by ingest and gateway.",
+    history=5,
+)
+KITE_SESSIONS = BucketSpec(
+    name="kite_sessions",
+    purpose="One encrypted KiteSession per account: written by control, read by ingest.",
+    history=2,
+)
+INSTRUMENTS = BucketSpec(
+    name="instruments",
+    purpose="One InstrumentSet per underlying: written by control, read by greeks and gateway.",
+)
+CHECKPOINTS = BucketSpec(
+    name="checkpoints",
+    purpose="How far each shard has been read: written and read by greeks.",
+)
+STATUS = BucketSpec(
+    name="status",
+    purpose="What each worker says of itself: written by all, read by gateway and the operator.",
+    ttl_seconds=15,
+    limit_marker_ttl_seconds=1,
+)
+BUCKETS = (
+    LEASES_ACCOUNTS,
+    LEASES_SHARDS,
+    LEASES_CONTROL,
+    PLAN,
+    KITE_SESSIONS,
+    INSTRUMENTS,
+    CHECKPOINTS,
+    STATUS,
+)

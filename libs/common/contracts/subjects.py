@@ -1,0 +1,104 @@
+"""Every NATS subject of the fleet, spelled once."""
+
+from datetime import date
+
+FRAME_PREFIX = "md.frame.v1"
+TICK_PREFIX = "md.tick.v1"
+LAST_PREFIX = "md.last.v1"
+FORWARD_PREFIX = "md.forward.v1"
+ORDER_UPDATE_PREFIX = "order.update.v1"
+
+ALL_TICKS = f"{TICK_PREFIX}.*"
+ALL_LAST = f"{LAST_PREFIX}.*.*"
+ALL_FORWARDS = f"{FORWARD_PREFIX}.*.*"
+
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
+_FNV_OFFSET = 0x811C9DC5
+_FNV_PRIME = 0x01000193
+
+
+def escape(name: str) -> str:
+    """Make any name one subject token of `[A-Za-z0-9_-]`.
+
+    Every UTF-8 byte outside `[A-Za-z0-9-]` becomes `_` and two upper-case hex digits, the
+    underscore itself included, so that `unescape` is exact: `M&M` -> `M_26M`.
+
+    Raises:
+        ValueError: If the name is empty; NATS has no empty token.
+    """
+    if not name:
+        raise ValueError("a subject token cannot be empty")
+    return "".join(
+        chr(byte) if chr(byte) in _PLAIN else f"_{byte:02X}" for byte in name.encode("utf-8")
+    )
+
+
+def unescape(token: str) -> str:
+    """Give back the name that `escape` turned into a token.
+
+    Raises:
+        ValueError: If the token is not one that `escape` makes.
+    """
+    out = bytearray()
+    position = 0
+    while position < len(token):
+        char = token[position]
+        if char == "_":
+            digits = token[position + 1 : position + 3]
+            if len(digits) != 2:
+                raise ValueError(f"subject token {token!r} ends inside an escape")
+            out.append(int(digits, 16))
+            position += 3
+        else:
+            out += char.encode("utf-8")
+            position += 1
+    return out.decode("utf-8")
+
+
+def shard_of(underlying: str, shards: int) -> int:
+    """The shard that owns an underlying: FNV-1a-32 modulo the number of shards.
+
+    This equals the NATS server's own `partition()` function, so a server-side mapping could take
+    over. An index, its futures and all its options share their underlying and so their shard.
+    """
+    if shards < 1:
+        raise ValueError("a deployment has at least one shard")
+    value = _FNV_OFFSET
+    for byte in underlying.encode("utf-8"):
+        value = ((value ^ byte) * _FNV_PRIME) & 0xFFFFFFFF
+    return value % shards
+
+
+def frame(shard: int, account: str) -> str:
+    """Raw Kite packets of one shard, as one account's connection received them."""
+    return f"{FRAME_PREFIX}.{shard}.{escape(account)}"
+
+
+def frames_of_shard(shard: int) -> str:
+    """All accounts' frames of one shard."""
+    return f"{FRAME_PREFIX}.{shard}.*"
+
+
+def frame_beat(worker: str) -> str:
+    """The acknowledged heartbeat by which an ingest worker proves that MD_FRAMES stores."""
+    return f"{FRAME_PREFIX}.beat.{escape(worker)}"
+
+
+def tick(underlying: str) -> str:
+    """Enriched ticks of one underlying, newline-delimited JSON."""
+    return f"{TICK_PREFIX}.{escape(underlying)}"
+
+
+def last(underlying: str, instrument_token: int) -> str:
+    """The newest tick of one instrument."""
+    return f"{LAST_PREFIX}.{escape(underlying)}.{instrument_token}"
+
+
+def forward(underlying: str, expiry: date) -> str:
+    """The forward of one expiry."""
+    return f"{FORWARD_PREFIX}.{escape(underlying)}.{expiry.isoformat()}"
+
+
+def order_update(account: str) -> str:
+    """Order updates that the broker pushed over an account's market-data connection."""
+    return f"{ORDER_UPDATE_PREFIX}.{escape(account)}"

@@ -1,0 +1,1 @@
+"""Pure building blocks for surviving failures: backoff and its relatives."""

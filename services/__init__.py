@@ -1,0 +1,1 @@
+"""The processes of the fleet, one package each; they never import one another."""
