@@ -3,8 +3,9 @@
 import csv
 import io
 import math
+import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from enum import StrEnum
 from types import MappingProxyType
@@ -163,7 +164,10 @@ class _RowError(Exception):
 
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-_MONTH_NAMES: Final = tuple("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split())
+_MONTH_NAMES: Final = (
+    *("JAN", "FEB", "MAR", "APR", "MAY", "JUN"),
+    *("JUL", "AUG", "SEP", "OCT", "NOV", "DEC"),
+)
 _WEEKLY_MONTHS: Final = "123456789OND"
 
 # `NIFTY23JUL20600CE`, `SENSEX26OCTFUT`; and weekly `NIFTY2580724400CE` = year, month, day, strike.
@@ -224,33 +228,16 @@ def parse_dump(csv_bytes: bytes) -> Dump:
         raise DumpError("it is still gzip-compressed; decompress the body first")
     # A broken character costs its row a strange name, not the day its dump.
     lines = csv_bytes.decode("utf-8-sig", errors="replace").split("\n")
-    width, positions = _read_header(lines[0])
-    parse_row = _row_parser(positions)
-
+    reader = _RowReader(lines[0])
     instruments: list[Instrument] = []
     skipped: list[SkippedRow] = []
-    line_of_token: dict[int, int] = {}
-    for number, raw in enumerate(lines[1:], start=2):
-        line = raw[:-1] if raw.endswith("\r") else raw
-        if not line:
+    for number, line in enumerate(lines[1:], start=2):
+        if not line or line == "\r":
             continue
         try:
-            # No cell spans lines, so a stray quote must not swallow the rows below it:
-            # lines are split first, and only a quoted line pays for the csv module.
-            cells = next(csv.reader((line,))) if '"' in line else line.split(",")
-            if len(cells) != width:
-                raise _RowError("row", f"has {len(cells)} cells, the header has {width}")
-            instrument = parse_row(cells)
-            first = line_of_token.setdefault(instrument.instrument_token, number)
-            if first != number:
-                reason = f"{instrument.instrument_token} is already taken by line {first}"
-                raise _RowError("instrument_token", reason)
+            instruments.append(reader.read(line.removesuffix("\r"), number))
         except _RowError as error:
             skipped.append(SkippedRow(line=number, field=error.field, reason=error.reason))
-        except csv.Error as error:
-            skipped.append(SkippedRow(line=number, field="row", reason=f"is not CSV: {error}"))
-        else:
-            instruments.append(instrument)
     return Dump(instruments=instruments, skipped=skipped)
 
 
@@ -290,93 +277,118 @@ def to_dump_csv(
     return buffer.getvalue().encode()
 
 
-def _read_header(line: str) -> tuple[int, dict[str, int]]:
-    header = [cell.strip().strip('"') for cell in line.strip("\r").split(",")]
-    positions = {name: position for position, name in enumerate(header)}
-    missing = [name for name in DUMP_COLUMNS if name not in positions]
-    if missing:
-        start = line[:60]
-        raise DumpError(f"the header lacks {', '.join(missing)}; it starts with {start!r}")
-    return len(header), positions
+class _RowReader:
+    """Reads row after row of one dump; dates and repeated texts are shared between rows."""
 
+    def __init__(self, header_line: str) -> None:
+        header = [cell.strip().strip('"') for cell in header_line.strip("\r").split(",")]
+        positions = {name: position for position, name in enumerate(header)}
+        missing = [name for name in DUMP_COLUMNS if name not in positions]
+        if missing:
+            start = header_line[:60]
+            raise DumpError(f"the header lacks {', '.join(missing)}; it starts with {start!r}")
+        self._width = len(header)
+        self._pick = operator.itemgetter(*(positions[name] for name in DUMP_COLUMNS))
+        self._line_of_token: dict[int, int] = {}
+        self._dates: dict[str, date] = {}
+        self._texts: dict[str, str] = {}
 
-def _row_parser(positions: Mapping[str, int]) -> Callable[[list[str]], Instrument]:
-    """Build the parser of one row; dates and repeated texts are shared between rows."""
-    at = [positions[name] for name in DUMP_COLUMNS]
-    (
-        at_token,
-        at_exchange_token,
-        at_symbol,
-        at_name,
-        _,
-        at_expiry,
-        at_strike,
-        at_tick,
-        at_lot,
-        at_type,
-        at_segment,
-        at_exchange,
-    ) = at
-    dates: dict[str, date] = {}
-    texts: dict[str, str] = {}
-
-    def parse(cells: list[str]) -> Instrument:
-        token = _whole(cells[at_token], "instrument_token")
+    def read(self, line: str, number: int) -> Instrument:
+        """Read one row, or raise ``_RowError``."""
+        cells = self._pick(self._cells(line))
+        token_text, exchange_token, symbol, name, _, expiry, strike = cells[:7]
+        tick_size, lot_size, instrument_type, segment, exchange = cells[7:]
+        token = _whole(token_text, "instrument_token")
         if not 0 < token <= MAX_TOKEN:
             raise _RowError("instrument_token", f"{token} is outside 1..{MAX_TOKEN}")
-        symbol = cells[at_symbol].strip()
-        if not symbol:
-            raise _RowError("tradingsymbol", "is empty")
-        name = texts.setdefault(cells[at_name], cells[at_name].strip())
-        exchange = texts.setdefault(cells[at_exchange], cells[at_exchange].strip())
-        segment = texts.setdefault(cells[at_segment], cells[at_segment].strip())
-        if not exchange:
-            raise _RowError("exchange", "is empty")
-
-        strike: float | None = None
-        expiry: date | None = None
-        option_type: OptionType | None = None
-        instrument_type = cells[at_type]
-        if instrument_type in ("CE", "PE"):
-            kind = Kind.OPTION
-            option_type = OptionType(instrument_type)
-            strike = _amount(cells[at_strike], "strike")
-            if not strike:
-                raise _RowError("strike", "is 0 for an option")
-        elif instrument_type == "FUT":
-            kind = Kind.FUTURE
-        elif instrument_type == "EQ":
-            kind = Kind.INDEX if segment == "INDICES" else Kind.EQUITY
-        else:
-            raise _RowError("instrument_type", f"{instrument_type!r} is none of EQ, FUT, CE, PE")
-
+        symbol = _filled(symbol, "tradingsymbol")
+        exchange = self._shared(_filled(exchange, "exchange"))
+        segment = self._shared(segment.strip())
+        name = self._shared(name.strip())
+        kind, option_type = _kind(instrument_type, segment)
+        strike_rupees = _strike(strike) if option_type else None
+        last_day: date | None = None
         if kind is Kind.OPTION or kind is Kind.FUTURE:
-            text = cells[at_expiry]
-            expiry = dates.get(text)
-            if expiry is None:
-                expiry = dates[text] = _day(text)
-            underlying = name or underlying_of_symbol(symbol, expiry=expiry, strike=strike)
+            last_day = self._date(expiry)
+            underlying = name or underlying_of_symbol(symbol, expiry=last_day, strike=strike_rupees)
             if not underlying:
                 raise _RowError("name", f"is empty, and {symbol!r} does not tell the underlying")
         else:
             underlying = INDEX_UNDERLYINGS.get((exchange, symbol), symbol)
-        return Instrument(
+        instrument = Instrument(
             instrument_token=token,
-            exchange_token=_whole(cells[at_exchange_token], "exchange_token"),
+            exchange_token=_whole(exchange_token, "exchange_token"),
             tradingsymbol=symbol,
             name=name,
             exchange=exchange,
             segment=segment,
-            underlying=texts.setdefault(underlying, underlying),
+            underlying=self._shared(underlying),
             kind=kind,
-            strike=strike,
-            expiry=expiry,
+            strike=strike_rupees,
+            expiry=last_day,
             option_type=option_type,
-            lot_size=_whole(cells[at_lot], "lot_size"),
-            tick_size=_amount(cells[at_tick], "tick_size"),
+            lot_size=_whole(lot_size, "lot_size"),
+            tick_size=_amount(tick_size, "tick_size"),
         )
+        # Last, so that an unusable row does not claim the token of a good one below it.
+        first = self._line_of_token.setdefault(token, number)
+        if first != number:
+            raise _RowError("instrument_token", f"{token} is already taken by line {first}")
+        return instrument
 
-    return parse
+    def _cells(self, line: str) -> list[str]:
+        # No cell of a dump spans lines, so a stray quote must not swallow the rows below it:
+        # lines are split first, and only a line with quotes pays for the csv module.
+        if '"' not in line:
+            cells = line.split(",")
+        else:
+            try:
+                cells = next(csv.reader((line,)))
+            except csv.Error as error:
+                raise _RowError("row", f"is not CSV: {error}") from error
+        if len(cells) != self._width:
+            raise _RowError("row", f"has {len(cells)} cells, the header has {self._width}")
+        return cells
+
+    def _shared(self, text: str) -> str:
+        return self._texts.setdefault(text, text)
+
+    def _date(self, text: str) -> date:
+        day = self._dates.get(text)
+        if day is None:
+            try:
+                day = date.fromisoformat(text.strip())
+            except ValueError:
+                raise _RowError("expiry", f"{text!r} is not a date like 2026-11-24") from None
+            self._dates[text] = day
+        return day
+
+
+def _kind(instrument_type: str, segment: str) -> tuple[Kind, OptionType | None]:
+    match instrument_type:
+        case "CE":
+            return Kind.OPTION, OptionType.CALL
+        case "PE":
+            return Kind.OPTION, OptionType.PUT
+        case "FUT":
+            return Kind.FUTURE, None
+        case "EQ":
+            return (Kind.INDEX if segment == "INDICES" else Kind.EQUITY), None
+    raise _RowError("instrument_type", f"{instrument_type!r} is none of EQ, FUT, CE, PE")
+
+
+def _filled(text: str, field: str) -> str:
+    stripped = text.strip()
+    if not stripped:
+        raise _RowError(field, "is empty")
+    return stripped
+
+
+def _strike(text: str) -> float:
+    strike = _amount(text, "strike")
+    if not strike:
+        raise _RowError("strike", "is 0 for an option")
+    return strike
 
 
 def _whole(text: str, field: str) -> int:
@@ -397,13 +409,6 @@ def _amount(text: str, field: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise _RowError(field, f"{text!r} is not a finite number >= 0")
     return value
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text.strip())
-    except ValueError:
-        raise _RowError("expiry", f"{text!r} is not a date like 2026-11-24") from None
 
 
 def _number(value: float) -> str:
