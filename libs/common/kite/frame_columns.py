@@ -1,0 +1,428 @@
+"""Many packets at once: a frame into columns, and a frame into sub-frames, with numpy."""
+
+from itertools import pairwise
+from typing import Final, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from libs.common.kite.frame_packets import (
+    FULL_LENGTH,
+    INDEX_FULL_LENGTH,
+    INDEX_QUOTE_LENGTH,
+    LTP_LENGTH,
+    QUOTE_LENGTH,
+    TOKEN_LENGTH,
+    WIRE_UNITS_PER_RUPEE,
+    FrameError,
+    ModeCode,
+    uniform_length,
+    walk,
+)
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Codes: TypeAlias = npt.NDArray[np.uint8]
+BigEndianWords: TypeAlias = npt.NDArray[np.uint32]
+
+ABSENT: Final = -1
+"""Stands in an integer column where the packet's mode has no such field."""
+
+DIVISORS: Final = np.array(WIRE_UNITS_PER_RUPEE)
+"""float64[256]: wire units per rupee, indexed by segment (``token & 0xFF``); read-only."""
+DIVISORS.flags.writeable = False
+
+# Rows of the integer block behind `Columns`: words 0-15 of a full packet as they stand on the
+# wire, then quantity and price of the best bid (words 16, 17) and of the best ask (31, 32).
+_TOKEN: Final = 0
+_LAST: Final = 1
+_LAST_QUANTITY: Final = 2
+_AVERAGE: Final = 3
+_VOLUME: Final = 4
+_BUY_QUANTITY: Final = 5
+_SELL_QUANTITY: Final = 6
+_OPEN: Final = 7
+_HIGH: Final = 8
+_LOW: Final = 9
+_CLOSE: Final = 10
+_LAST_TRADE: Final = 11
+_OI: Final = 12
+_OI_HIGH: Final = 13
+_OI_LOW: Final = 14
+_TIMESTAMP: Final = 15
+_BID_QUANTITY: Final = 16
+_BID: Final = 17
+_ASK_QUANTITY: Final = 18
+_ASK: Final = 19
+_ROWS: Final = 20
+
+# The rows that are prices, in the order of the float block.
+_PRICE_ROWS: Final = np.array([_LAST, _AVERAGE, _OPEN, _HIGH, _LOW, _CLOSE, _BID, _ASK])
+
+# What stands in an integer row whose packet has no such field.
+_ABSENT_WORDS: Final = np.full((_ROWS, 1), ABSENT)
+_ABSENT_WORDS[[_LAST_TRADE, _TIMESTAMP]] = 0
+
+# Kinds of packets: numbered so that the first three are their own mode.
+_UNKNOWN_KIND: Final = 255
+_KIND_LENGTHS: Final = (
+    LTP_LENGTH,
+    QUOTE_LENGTH,
+    FULL_LENGTH,
+    INDEX_QUOTE_LENGTH,
+    INDEX_FULL_LENGTH,
+)
+_MODE_OF_KIND: Final = np.array([0, 1, 2, 1, 2], np.uint8)
+_FIRST_INDEX_KIND: Final = 3
+_KIND_OF_LENGTH: Final = np.full(FULL_LENGTH + 2, _UNKNOWN_KIND, np.uint8)
+_KIND_OF_LENGTH[list(_KIND_LENGTHS)] = range(5)
+
+# Which rows a kind fills, bool[5, _ROWS, 1].
+_FILLS: Final = np.zeros((5, _ROWS, 1), np.bool_)
+_FILLS[:, [_TOKEN, _LAST]] = True
+_FILLS[1, : _CLOSE + 1] = True
+_FILLS[2] = True
+_FILLS[3:, [_OPEN, _HIGH, _LOW, _CLOSE]] = True
+_FILLS[4, _TIMESTAMP] = True
+
+# Where an index packet keeps what a full packet has at rows 7-10 and 15: high, low, open, close.
+_INDEX_ROWS: Final = np.array([_OPEN, _HIGH, _LOW, _CLOSE, _TIMESTAMP])
+_INDEX_WORDS: Final = np.array([4, 2, 3, 5, 7])
+
+
+class Depth(msgspec.Struct, frozen=True, eq=False):
+    """Order books of the packets of a frame, one row per packet: five bids, then five asks.
+
+    Attributes:
+        prices: float64[n, 10], rupees; NaN where the packet has no depth, 0.0 at an empty level.
+        quantities: int64[n, 10]; ``ABSENT`` where the packet has no depth.
+        orders: int64[n, 10]; ``ABSENT`` where the packet has no depth.
+    """
+
+    prices: Floats
+    quantities: Ints
+    orders: Ints
+
+
+class Columns:
+    """The packets of a frame as structure of arrays: n known packets in frame order.
+
+    Every property is an array of length n. A float is NaN, an integer ``ABSENT`` (-1) and a time 0
+    where the packet's mode has no such field; an empty order book has a bid of 0.0. Treat the
+    arrays as read-only: some share memory.
+    """
+
+    __slots__ = ("_body", "_depth", "_prices", "_words", "mode")
+
+    mode: Codes
+    """``ModeCode`` of each packet."""
+
+    def __init__(self, words: Ints, prices: Floats, mode: Codes, body: BigEndianWords) -> None:
+        self.mode = mode
+        self._words = words
+        self._prices = prices
+        self._body = body
+        self._depth: Depth | None = None
+
+    def __len__(self) -> int:
+        """Number of packets."""
+        return len(self.mode)
+
+    @property
+    def token(self) -> Ints:
+        """Instrument tokens."""
+        return self._whole(_TOKEN)
+
+    @property
+    def last_price(self) -> Floats:
+        """Rupees."""
+        return self._rupees(0)
+
+    @property
+    def average_price(self) -> Floats:
+        """Average traded price of the day, rupees."""
+        return self._rupees(1)
+
+    @property
+    def open(self) -> Floats:
+        """Rupees."""
+        return self._rupees(2)
+
+    @property
+    def high(self) -> Floats:
+        """Rupees."""
+        return self._rupees(3)
+
+    @property
+    def low(self) -> Floats:
+        """Rupees."""
+        return self._rupees(4)
+
+    @property
+    def close(self) -> Floats:
+        """Last price of the previous session, rupees."""
+        return self._rupees(5)
+
+    @property
+    def bid(self) -> Floats:
+        """Best bid, rupees; 0.0 if nobody bids."""
+        return self._rupees(6)
+
+    @property
+    def ask(self) -> Floats:
+        """Best ask, rupees; 0.0 if nobody offers."""
+        return self._rupees(7)
+
+    @property
+    def bid_qty(self) -> Ints:
+        """Units at the best bid."""
+        return self._whole(_BID_QUANTITY)
+
+    @property
+    def ask_qty(self) -> Ints:
+        """Units at the best ask."""
+        return self._whole(_ASK_QUANTITY)
+
+    @property
+    def last_quantity(self) -> Ints:
+        """Units of the last trade."""
+        return self._whole(_LAST_QUANTITY)
+
+    @property
+    def volume(self) -> Ints:
+        """Units traded on the day."""
+        return self._whole(_VOLUME)
+
+    @property
+    def buy_quantity(self) -> Ints:
+        """Units waiting to be bought."""
+        return self._whole(_BUY_QUANTITY)
+
+    @property
+    def sell_quantity(self) -> Ints:
+        """Units waiting to be sold."""
+        return self._whole(_SELL_QUANTITY)
+
+    @property
+    def oi(self) -> Ints:
+        """Open interest in units."""
+        return self._whole(_OI)
+
+    @property
+    def oi_high(self) -> Ints:
+        """Highest open interest of the day."""
+        return self._whole(_OI_HIGH)
+
+    @property
+    def oi_low(self) -> Ints:
+        """Lowest open interest of the day."""
+        return self._whole(_OI_LOW)
+
+    @property
+    def exchange_ts_s(self) -> Ints:
+        """Exchange timestamps, epoch seconds; 0 where there is none."""
+        return self._whole(_TIMESTAMP)
+
+    @property
+    def last_trade_ts_s(self) -> Ints:
+        """Last trades, epoch seconds; 0 where there is none."""
+        return self._whole(_LAST_TRADE)
+
+    @property
+    def depth(self) -> Depth:
+        """The order books; decoded when first asked for, which few readers do."""
+        if self._depth is None:
+            self._depth = self._read_depth()
+        return self._depth
+
+    def _whole(self, row: int) -> Ints:
+        values: Ints = self._words[row]
+        return values
+
+    def _rupees(self, row: int) -> Floats:
+        values: Floats = self._prices[row]
+        return values
+
+    def _read_depth(self) -> Depth:
+        shape = (len(self), 10)
+        depth = Depth(np.full(shape, np.nan), np.full(shape, ABSENT), np.full(shape, ABSENT))
+        # Not the mode: an index in full mode has no depth.
+        rows = np.flatnonzero(self.bid_qty != ABSENT)
+        if rows.size:
+            levels = self._body[rows, 16:].reshape(rows.size, 10, 3)
+            depth.quantities[rows] = levels[:, :, 0]
+            depth.prices[rows] = levels[:, :, 1] / DIVISORS[self.token[rows] & 0xFF, None]
+            depth.orders[rows] = levels[:, :, 2] >> 16
+        return depth
+
+
+def decode_columns(frame: bytes) -> Columns:
+    """Read every packet of a frame into columns, equal in every value to ``decode``.
+
+    About 15 µs for a frame of equal packets whatever their number; a mixed one costs its walk.
+
+    Args:
+        frame: A binary WebSocket message that is no heartbeat.
+
+    Returns:
+        One row per packet of known length, in frame order.
+
+    Raises:
+        FrameError: As ``slices``.
+    """
+    length = uniform_length(frame)
+    if length:
+        kind = int(_KIND_OF_LENGTH[min(length, FULL_LENGTH + 1)])
+        if kind == _UNKNOWN_KIND:
+            return _NO_COLUMNS
+        count = len(frame) // (length + 2)
+        body: BigEndianWords = np.ndarray(
+            (count, length // 4), ">u4", frame, offset=4, strides=(length + 2, 4)
+        )
+        words = np.empty((_ROWS, count), np.int64)
+        mode = np.full(count, _MODE_OF_KIND[kind])
+        if kind == ModeCode.FULL:
+            words[:_BID_QUANTITY] = body.T[:16]
+            words[_BID_QUANTITY:_ASK_QUANTITY] = body.T[16:18]
+            words[_ASK_QUANTITY:] = body.T[31:33]
+            return Columns(words, _prices(words), mode, body)
+        words[:] = _ABSENT_WORDS
+        if kind >= _FIRST_INDEX_KIND:
+            words[:2] = body.T[:2]
+            filled = _INDEX_ROWS if kind > _FIRST_INDEX_KIND else _INDEX_ROWS[:4]
+            words[filled] = body.T[_INDEX_WORDS[: filled.size]]
+        else:
+            words[: length // 4] = body.T
+        prices = _prices(words)
+        prices[~_FILLS[kind, _PRICE_ROWS, 0]] = np.nan
+        return Columns(words, prices, mode, body)
+    return _mixed_columns(frame)
+
+
+def _mixed_columns(frame: bytes) -> Columns:
+    starts, lengths = _walk_arrays(frame)
+    kinds = _KIND_OF_LENGTH[np.minimum(lengths, FULL_LENGTH + 1)]
+    known = kinds != _UNKNOWN_KIND
+    if not known.all():
+        starts, kinds = starts[known], kinds[known]
+    count = kinds.size
+    if not count:
+        return _NO_COLUMNS
+    # Every layout is read as if it were full, 184 bytes from where its body starts: ltp and quote
+    # are beginnings of full. What lies beyond a shorter packet is masked, what an index packet
+    # keeps elsewhere is moved. One gather beats a join per length, and keeps the frame's order.
+    padded = frame + bytes(FULL_LENGTH)
+    windows = np.ndarray((len(frame) + 1,), f"V{FULL_LENGTH}", padded, strides=(1,))
+    body: BigEndianWords = windows[starts + 2].view(">u4").reshape(count, FULL_LENGTH // 4)
+    words = np.empty((_ROWS, count), np.int64)
+    words[:_BID_QUANTITY] = body.T[:16]
+    words[_BID_QUANTITY:_ASK_QUANTITY] = body.T[16:18]
+    words[_ASK_QUANTITY:] = body.T[31:33]
+    indices = np.flatnonzero(kinds >= _FIRST_INDEX_KIND)
+    if indices.size:
+        words[np.ix_(_INDEX_ROWS, indices)] = words[np.ix_(_INDEX_WORDS, indices)]
+    absent = ~_FILLS[kinds, :, 0].T
+    prices = _prices(words)
+    np.copyto(words, _ABSENT_WORDS, where=absent)
+    prices[absent[_PRICE_ROWS]] = np.nan
+    return Columns(words, prices, _MODE_OF_KIND[kinds], body)
+
+
+def _prices(words: Ints) -> Floats:
+    # One division per value, as kiteconnect does: a product with 0.01 would differ in the last bit.
+    prices: Floats = words[_PRICE_ROWS] / DIVISORS[words[_TOKEN] & 0xFF]
+    return prices
+
+
+def _walk_arrays(frame: bytes) -> tuple[Ints, Ints]:
+    """Starts of the length fields, and the lengths, of the packets of any frame."""
+    positions = np.array(walk(frame))
+    starts = positions[:-1]
+    lengths = positions[1:] - starts - 2
+    short = np.flatnonzero(lengths < TOKEN_LENGTH)
+    if short.size:
+        raise FrameError("packet_length", int(starts[short[0]]))
+    return starts, lengths
+
+
+_NO_COLUMNS: Final = Columns(
+    np.empty((_ROWS, 0), np.int64),
+    np.empty((_PRICE_ROWS.size, 0)),
+    np.empty(0, np.uint8),
+    np.empty((0, 0), ">u4"),
+)
+
+
+def split_by_key(
+    frame: bytes, tokens_sorted: Ints, keys: npt.NDArray[np.int16]
+) -> tuple[dict[int, bytes], int]:
+    """Split a frame into one sub-frame per key, reading nothing but lengths and tokens.
+
+    Args:
+        frame: A binary WebSocket message that is no heartbeat.
+        tokens_sorted: int64[k], the known instrument tokens, ascending, without duplicates.
+        keys: int16[k], the key (a shard) of each of them.
+
+    Returns:
+        A valid frame per key, its packets (of any length) in the order of ``frame``; and the
+        number of packets left out because their token is not in the table.
+
+    Raises:
+        FrameError: As ``slices``.
+    """
+    length = uniform_length(frame)
+    if length:
+        stride = length + 2
+        count = len(frame) // stride
+        tokens = np.ndarray((count,), ">u4", frame, offset=4, strides=(stride,))
+    else:
+        starts, lengths = _walk_arrays(frame)
+        count = starts.size
+        if not count:
+            return {}, 0
+        at_any_byte = np.ndarray((len(frame) - 3,), ">u4", frame, strides=(1,))
+        tokens = at_any_byte[starts + 2]
+    key_of, known = _look_up(tokens.astype(np.int64), tokens_sorted, keys)
+    unknown_count = count - int(np.count_nonzero(known))
+    if not unknown_count and (key_of == key_of[0]).all():
+        return {int(key_of[0]): frame}, 0
+
+    # A stable sort keeps the packets of a key in the order in which they came.
+    order = np.argsort(key_of, kind="stable")
+    if unknown_count:
+        order = order[known[order]]
+        if not order.size:
+            return {}, unknown_count
+    sorted_keys = key_of[order]
+    first = np.concatenate(([0], np.flatnonzero(np.diff(sorted_keys)) + 1))
+    groups = zip(
+        sorted_keys[first].tolist(),
+        pairwise([*first.tolist(), order.size]),
+        strict=True,
+    )
+    if length:
+        records = np.ndarray((count,), f"V{stride}", frame, offset=2)
+        joined = records[order].tobytes()
+        return {
+            key: (end - begin).to_bytes(2, "big") + joined[begin * stride : end * stride]
+            for key, (begin, end) in groups
+        }, unknown_count
+    begins = starts[order]
+    ends = begins + lengths[order] + 2
+    pieces = [frame[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    return {
+        key: b"".join([(end - begin).to_bytes(2, "big"), *pieces[begin:end]])
+        for key, (begin, end) in groups
+    }, unknown_count
+
+
+def _look_up(
+    tokens: Ints, tokens_sorted: Ints, keys: npt.NDArray[np.int16]
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
+    """The key of every token, and whether the table has it (the key is arbitrary if not)."""
+    if not tokens_sorted.size:
+        return np.zeros(tokens.size, np.int16), np.zeros(tokens.size, np.bool_)
+    position = tokens_sorted.searchsorted(tokens)
+    np.minimum(position, tokens_sorted.size - 1, out=position)
+    return keys[position], tokens_sorted[position] == tokens
