@@ -1,0 +1,1 @@
+"""What a fleet consists of and how its output reads, without any I/O."""
