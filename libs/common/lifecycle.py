@@ -17,6 +17,7 @@ from libs.common.settings import BaseServiceSettings
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_DEADLINE = 70
+EXIT_SETTINGS = 78
 EXIT_SECOND_SIGNAL = 130
 _LAG_INTERVAL_SECONDS = 0.5
 

@@ -1,0 +1,1 @@
+"""The revisions; each one says what it adds and why."""

@@ -1,0 +1,1 @@
+"""The pure decisions of the control plane: accounts, strike windows and the plan."""

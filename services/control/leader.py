@@ -1,0 +1,314 @@
+"""What the leading control process does, round after round: log in, load, price, plan, say."""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterable
+from datetime import date, datetime
+
+from libs.common import logs
+from libs.common.bus.connection import Bus
+from libs.common.bus.errors import BusError
+from libs.common.bus.kv import Bucket, Mirror
+from libs.common.contracts import codec, streams
+from libs.common.contracts.messages import ControlStatus, FeedStatus, Source
+from libs.common.database import Database
+from libs.common.domain.clock import IST
+from libs.common.domain.instruments import DumpError, Instrument, parse_dump
+from libs.common.errors import RejectedError, RetryableError
+from libs.common.kite.errors import KiteTokenError
+from libs.common.kite.rest import KiteRest, quote_time
+from libs.common.lifecycle import sleep_unless
+from services.control import metrics, plan_store, registry
+from services.control.domain import planner, windows
+from services.control.errors import DumpUnusableError, NoSessionError
+from services.control.sessions import Sessions
+from services.control.settings import ControlSettings
+
+# Rounds follow one another at this pace until the first plan is written.
+_EAGER_INTERVAL_SECONDS = 0.3
+_STATUS_INTERVAL_SECONDS = 2.0
+# A dump that lost more than this share of the rows of the one before is a damaged download.
+_MAX_SHRINKAGE = 0.5
+# Where any market can be asked for its time.
+_CLOCK_SYMBOL = "NSE:NIFTY 50"
+
+log = logs.get_logger(__name__)
+
+
+class Leader:
+    """The work of one leadership term.
+
+    Every step may fail without harming the others: a failed download keeps yesterday's
+    instruments, a failed quote keeps the strikes where they are, and PostgreSQL being away stops
+    nothing that streams.
+
+    Args:
+        bus: The connection.
+        database: PostgreSQL.
+        sessions: The accounts.
+        settings: What to stream and how often to look.
+        plans: Mirror of the bucket `plan`; it must be ready.
+        status: Mirror of the bucket `status`; it must be ready.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        database: Database,
+        sessions: Sessions,
+        settings: ControlSettings,
+        *,
+        plans: Mirror,
+        status: Mirror,
+    ) -> None:
+        self._bus = bus
+        self._database = database
+        self._sessions = sessions
+        self._settings = settings
+        self._status_mirror = status
+        self._status_bucket = Bucket(bus, streams.STATUS.name)
+        self._plans = plan_store.PlanStore(bus, database, plans)
+        self._dump: registry.CurrentDump | None = None
+        self._instruments: dict[int, Instrument] = {}
+        self._chains: dict[str, windows.Chain] = {}
+        self._prices: dict[str, float] = {}
+        self._centres: dict[str, dict[date, float]] = {}
+        self._market_now: datetime | None = None
+        self._outcome: planner.Plan | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Lead until `stop` is set."""
+        await self._adopt(stop)
+        while not stop.is_set():
+            planned = await self._round()
+            pause = self._settings.plan_interval_seconds if planned else _EAGER_INTERVAL_SECONDS
+            await sleep_unless(stop, pause)
+
+    async def _adopt(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await self._sessions.adopt()
+            except BusError as error:
+                log.warning("leader.waiting", step="adopt", reason=str(error))
+                await sleep_unless(stop, _EAGER_INTERVAL_SECONDS)
+            else:
+                return
+
+    async def _round(self) -> bool:
+        """One round; says whether there is a plan now."""
+        everybody = await self._step("sessions", self._refresh_sessions())
+        if not everybody and self._outcome is None:
+            # The first plan counts on every account that can be logged in: planning with half
+            # of them would put everything on that half, and plans are sticky.
+            return False
+        if not await self._step("market", self._read_market()):
+            return self._outcome is not None
+        await self._step("instruments", self._load_instruments())
+        if not self._chains:
+            return False
+        await self._step("prices", self._read_prices())
+        return bool(await self._step("plan", self._make_plan()))
+
+    async def _step(self, name: str, work: Coroutine[None, None, bool]) -> bool:
+        try:
+            return await work
+        except (RetryableError, RejectedError) as error:
+            metrics.ROUNDS_FAILED_TOTAL.labels(step=name).inc()
+            log.warning("leader.step_failed", step=name, reason=str(error))
+            return False
+
+    async def _refresh_sessions(self) -> bool:
+        self._sessions.notice(self._feeds())
+        return await self._sessions.refresh()
+
+    def _feeds(self) -> dict[str, FeedStatus]:
+        feeds = {}
+        for key, value in self._status_mirror.items().items():
+            if key.startswith("feed-"):
+                status = codec.from_json(FeedStatus, value)
+                feeds[status.account] = status
+        return feeds
+
+    def _rest(self) -> KiteRest:
+        rest = self._sessions.rest()
+        if rest is None:
+            raise NoSessionError
+        return rest
+
+    async def _quote(self, symbols: Iterable[str]) -> dict[str, dict[str, object]]:
+        rest = self._rest()
+        try:
+            return await rest.quote(list(symbols))
+        except KiteTokenError:
+            self._sessions.token_died(rest)
+            raise
+
+    async def _read_market(self) -> bool:
+        """Learn the market's time: the wall clock, or the simulator's."""
+        before = self._market_now
+        if self._settings.feed_source is Source.SIM:
+            quotes = await self._quote(self._symbols())
+            times = [t for t in (quote_time(q) for q in quotes.values()) if t is not None]
+            if not times:
+                raise DumpUnusableError(reason=f"no quote of {_CLOCK_SYMBOL} tells the time")
+            self._market_now = max(times)
+            self._take_prices(quotes)
+        else:
+            self._market_now = datetime.now(IST)
+        if before is not None and self._market_now.date() != before.date():
+            log.info("market.new_day", date=self._market_now.date().isoformat())
+            self._sessions.expire_all()
+            await self._sessions.refresh()
+        return True
+
+    async def _load_instruments(self) -> bool:
+        """Have the market day's instruments in memory, in PostgreSQL and on the bus."""
+        now = self._now()
+        if self._dump is not None and self._dump.market_date == now.date():
+            return True
+        source = self._settings.feed_source
+        if self._dump is None:
+            held = await registry.current_dump(self._database)
+            if held is not None and held.market_date == now.date() and held.source is source:
+                instruments = await registry.fetch_all(self._database)
+                await self._take_instruments(held, instruments)
+                return True
+        rest = self._rest()
+        try:
+            raw = await rest.instruments_csv()
+            dump = await asyncio.to_thread(parse_dump, raw)
+        except KiteTokenError:
+            self._sessions.token_died(rest)
+            raise
+        except DumpError as error:
+            metrics.DUMPS_TOTAL.labels(outcome="unusable").inc()
+            raise DumpUnusableError(reason=str(error)) from error
+        self._refuse_shrunken(len(dump.instruments))
+        metrics.DUMP_ROWS_SKIPPED.set(len(dump.skipped))
+        for row in dump.skipped[:5]:
+            log.warning("dump.row_skipped", line=row.line, field=row.field, reason=row.reason)
+        stored = await registry.store(
+            self._database,
+            dump.instruments,
+            market_date=now.date(),
+            source=source,
+            skipped=len(dump.skipped),
+        )
+        metrics.DUMPS_TOTAL.labels(outcome="loaded").inc()
+        await self._take_instruments(stored, dump.instruments)
+        return True
+
+    def _refuse_shrunken(self, count: int) -> None:
+        if self._dump is not None and count < self._dump.row_count * _MAX_SHRINKAGE:
+            metrics.DUMPS_TOTAL.labels(outcome="unusable").inc()
+            raise DumpUnusableError(
+                reason=f"{count} rows, yesterday {self._dump.row_count}: a damaged download?"
+            )
+
+    async def _take_instruments(
+        self, dump: registry.CurrentDump, instruments: list[Instrument]
+    ) -> None:
+        await registry.publish(
+            self._bus, instruments, revision=dump.revision, market_date=dump.market_date
+        )
+        self._dump = dump
+        self._instruments = {item.instrument_token: item for item in instruments}
+        self._chains = windows.chains(instruments, self._settings.underlyings)
+        unknown = [name for name in self._settings.underlyings if name not in self._chains]
+        if unknown:
+            log.warning(
+                "underlyings.unknown",
+                underlyings=unknown,
+                remedy="UNDERLYINGS names what the dump does not have",
+            )
+        metrics.INSTRUMENTS.set(len(instruments))
+        log.info(
+            "instruments.loaded",
+            count=len(instruments),
+            revision=dump.revision,
+            market_date=dump.market_date.isoformat(),
+        )
+
+    def _now(self) -> datetime:
+        if self._market_now is None:
+            raise NoSessionError
+        return self._market_now
+
+    def _symbols(self) -> list[str]:
+        spots = [chain.spot for chain in self._chains.values() if chain.spot is not None]
+        return sorted({_CLOCK_SYMBOL, *(f"{s.exchange}:{s.tradingsymbol}" for s in spots)})
+
+    async def _read_prices(self) -> bool:
+        missing = [n for n, c in self._chains.items() if c.spot and n not in self._prices]
+        if self._settings.feed_source is Source.SIM and not missing:
+            return True  # The round's first quote brought them.
+        self._take_prices(await self._quote(self._symbols()))
+        return True
+
+    def _take_prices(self, quotes: dict[str, dict[str, object]]) -> None:
+        for name, chain in self._chains.items():
+            if chain.spot is None:
+                continue
+            quote = quotes.get(f"{chain.spot.exchange}:{chain.spot.tradingsymbol}")
+            price = quote.get("last_price") if quote else None
+            if isinstance(price, int | float) and price > 0:
+                self._prices[name] = float(price)
+
+    async def _make_plan(self) -> bool:
+        now = self._now()
+        wanted: list[windows.Wanted] = await self._plans.explicit(self._instruments)
+        for name, chain in self._chains.items():
+            window = windows.window(
+                chain,
+                price=self._prices.get(name),
+                now=now,
+                expiries=self._settings.option_expiry_window,
+                otm_levels=self._settings.otm_levels,
+                previous=self._centres.get(name, {}),
+            )
+            self._centres[name] = window.centres
+            wanted.extend(window.wanted)
+        capacities = [
+            planner.Capacity(
+                account=account,
+                connections=self._settings.ws_connections_per_account,
+                tokens_per_connection=self._settings.max_instruments_per_ws_connection,
+            )
+            for account in self._sessions.usable()
+        ]
+        self._outcome = planner.plan(wanted, capacities, self._plans.slots())
+        metrics.PLANNED.set(len(self._outcome.slots))
+        metrics.UNPLACED.set(len(self._outcome.unplaced))
+        written = await self._plans.write(
+            self._outcome, self._sessions.usable(), planned_at_ns=time.time_ns()
+        )
+        if written:
+            metrics.PLANS_TOTAL.inc()
+            for item in self._outcome.unplaced[:20]:
+                known = self._instruments.get(item.instrument_token)
+                log.warning(
+                    "plan.unplaced",
+                    instrument_token=item.instrument_token,
+                    tradingsymbol=known.tradingsymbol if known else None,
+                    reason=item.reason,
+                )
+        return True
+
+    async def report(self, worker: str, stop: asyncio.Event) -> None:
+        """Say every two seconds how the control plane fares."""
+        while not await sleep_unless(stop, _STATUS_INTERVAL_SECONDS):
+            status = ControlStatus(
+                worker=worker,
+                plan_revision=self._plans.revision,
+                planned=len(self._outcome.slots) if self._outcome else 0,
+                unplaced=len(self._outcome.unplaced) if self._outcome else 0,
+                instruments=len(self._instruments),
+                instruments_revision=self._dump.revision if self._dump else 0,
+                market_date=self._dump.market_date if self._dump else None,
+                accounts=self._sessions.states(),
+                at_ns=time.time_ns(),
+            )
+            try:
+                await self._status_bucket.put("control", codec.to_json(status))
+            except BusError as error:
+                log.warning("status.unsent", reason=str(error))

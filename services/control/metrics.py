@@ -1,0 +1,21 @@
+"""Metrics of the control plane."""
+
+from prometheus_client import Counter, Gauge
+
+# 1 while this process leads. None or two leaders for over 10 s: look at the bucket leases_control.
+LEADER = Gauge("tickfleet_control_leader", "Whether this process leads")
+# Outcomes: minted, refused (wrong credentials: fix them and restart), unavailable (retried).
+LOGINS_TOTAL = Counter("tickfleet_control_logins_total", "Logins by outcome", ["outcome"])
+# Outcomes: loaded, unusable (the old dump stays), unavailable (retried).
+DUMPS_TOTAL = Counter("tickfleet_control_dumps_total", "Instrument downloads", ["outcome"])
+INSTRUMENTS = Gauge("tickfleet_control_instruments", "Instruments of the current dump")
+# Rows of the last dump that could not be read. A few are Kite's; thousands mean a changed format.
+DUMP_ROWS_SKIPPED = Gauge("tickfleet_control_dump_rows_skipped", "Unreadable rows of the last dump")
+PLANNED = Gauge("tickfleet_control_planned_instruments", "Instruments in the plan")
+# Wanted instruments that fit on no account: add an account, or narrow the windows.
+UNPLACED = Gauge("tickfleet_control_unplaced_instruments", "Wanted instruments without a place")
+PLANS_TOTAL = Counter("tickfleet_control_plans_total", "Plans written")
+# Rounds of the leader that failed, by step. A steady rise: the log names the dependency.
+ROUNDS_FAILED_TOTAL = Counter(
+    "tickfleet_control_rounds_failed_total", "Leader rounds that failed", ["step"]
+)
