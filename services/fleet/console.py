@@ -34,8 +34,6 @@ class Console:
     def line(self, name: str, text: str) -> None:
         """Queue one line of a process; never blocks."""
         prefix = self._prefixes.get(name) or Prefix(name, len(name), None)
-        if self._unreported:
-            self._put(prefix.render(f"({self._unreported} log lines were dropped here)"))
         self._put(prefix.render(text))
 
     def text(self, text: str) -> None:
@@ -43,13 +41,18 @@ class Console:
         self._put(text if text.endswith("\n") else text + "\n")
 
     def _put(self, text: str) -> None:
+        if self._unreported and self._offer(f"({self._unreported} log lines were dropped here)\n"):
+            self._unreported = 0
+        if self._unreported or not self._offer(text):
+            self.dropped_lines += 1
+            self._unreported += 1
+
+    def _offer(self, text: str) -> bool:
         try:
             self._queue.put_nowait(text)
         except queue.Full:
-            self.dropped_lines += 1
-            self._unreported += 1
-        else:
-            self._unreported = 0
+            return False
+        return True
 
     def _write_all(self) -> None:
         while (text := self._queue.get()) is not None:

@@ -1,0 +1,201 @@
+"""The `tickfleet` command."""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from libs.common.errors import TickfleetError
+from libs.common.settings import BaseServiceSettings, load
+from services.fleet.app import run_fleet
+from services.fleet.data_directory import DataDirectory
+from services.fleet.domain.ownership import summary
+from services.fleet.domain.rates import headline
+from services.fleet.errors import NoFleetError
+from services.fleet.settings import FleetSettings, TokenSettings
+from services.fleet.status import StatusReport
+from services.fleet.status import status as ask
+from services.fleet.tokens import TokenKey, development_token
+
+EXIT_FAILED = 1
+EXIT_UNWELL = 3
+S = TypeVar("S", bound=BaseServiceSettings)
+
+command = typer.Typer(
+    name="tickfleet",
+    help="Live option Greeks from Kite market data: runs a whole fleet on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Holds databases, keys and fleet.json (FLEET_DATA_DIR, else .data)."),
+]
+
+
+@command.command()
+def up(
+    *,
+    accounts: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Simulated Kite accounts (default 2).")
+    ] = None,
+    greeks: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Greeks workers (default 2).")
+    ] = None,
+    gateways: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Gateways, on ports from --port (default 1).")
+    ] = None,
+    controls: Annotated[
+        int | None, typer.Option(min=1, max=4, help="Control: a leader and standbys (default 1).")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_000, help="Of the gateway; 0: any (default 8080).")
+    ] = None,
+    data_dir: DataDir = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the simulated market (default 1).")
+    ] = None,
+) -> None:
+    """Run the fleet until Ctrl-C: embedded NATS and PostgreSQL, the simulator, all services."""
+    settings = _load(
+        FleetSettings,
+        fleet_accounts=accounts,
+        fleet_greeks=greeks,
+        fleet_gateways=gateways,
+        fleet_controls=controls,
+        fleet_port=port,
+        fleet_data_dir=data_dir,
+        sim_seed=seed,
+    )
+    run_fleet(settings, sys.stdout)
+
+
+@command.command()
+def token(
+    *,
+    user: Annotated[str, typer.Option(help="Becomes sub, user_id and name.")] = "developer",
+    email: Annotated[str | None, typer.Option(help="Left out when not given.")] = None,
+    hours: Annotated[float, typer.Option(help="How long it is valid.")] = 24.0,
+    data_dir: DataDir = None,
+) -> None:
+    """Print a WebSocket token for development; it is the last word of the output."""
+    settings = _load(FleetSettings, fleet_data_dir=data_dir)
+    try:
+        text = development_token(
+            _token_key(settings),
+            user=user,
+            now_seconds=int(time.time()),
+            hours=hours,
+            email=email,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    print(text)
+
+
+@command.command()
+def status(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=60, help="Seconds between two readings of the counters.")
+    ] = 1.0,
+    data_dir: DataDir = None,
+) -> None:
+    """Show who is alive, who owns what, and how fast it works; exit status 3 when unwell."""
+    directory = _directory(_load(FleetSettings, fleet_data_dir=data_dir))
+    state = directory.running_state()
+    if state is None:
+        raise NoFleetError(directory.path, "none runs; start one with: tickfleet up")
+    report = asyncio.run(ask(state, interval))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    else:
+        _show(report)
+    if not report.is_well:
+        raise typer.Exit(EXIT_UNWELL)
+
+
+def _load(kind: type[S], **given: Any) -> S:
+    return load(kind, **{name: value for name, value in given.items() if value is not None})
+
+
+def _directory(settings: FleetSettings) -> DataDirectory:
+    return DataDirectory(settings.fleet_data_dir.resolve())
+
+
+def _token_key(settings: FleetSettings) -> TokenKey:
+    """Find the key: JWT_SECRET, else that of the running fleet, else the kept one.
+
+    Raises:
+        NoFleetError: There is none.
+    """
+    if settings.jwt_secret is not None:
+        return _key(settings, settings.jwt_secret.get_secret_value())
+    directory = _directory(settings)
+    state = directory.running_state()
+    if state is not None:
+        return TokenKey(
+            secret=state.jwt_secret, issuer=state.jwt_issuer, audience=state.jwt_audience
+        )
+    kept = directory.kept_secrets()
+    if kept is None:
+        remedy = "none has ever run here; start one with: tickfleet up, or set JWT_SECRET"
+        raise NoFleetError(directory.path, remedy)
+    return _key(settings, kept.jwt_secret)
+
+
+def _key(settings: TokenSettings, secret: str) -> TokenKey:
+    return TokenKey(secret=secret, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
+
+
+def _show(report: StatusReport) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("process", no_wrap=True)
+    table.add_column("pid", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("restarts", justify="right")
+    for column in ("owns", "rates"):
+        table.add_column(column, overflow="fold")
+    for process in report.processes:
+        reasons = "; ".join(f"{check}: {reason}" for check, reason in process.reasons.items())
+        table.add_row(
+            process.name,
+            str(process.pid or "-"),
+            "[green]ready[/]" if process.ready else f"[red]{process.state}[/]",
+            str(process.restarts),
+            summary(process.owns),
+            headline(process.rates, process.service) if process.ready else reasons,
+        )
+    console = RichConsole()
+    console.print(
+        f"fleet {report.pid}, {report.uptime_seconds} s, health {report.health or 'no answer'}, "
+        f"{report.dashboard}",
+        highlight=False,
+    )
+    console.print(table)
+    if not report.bus_reachable:
+        console.print("the bus does not answer: who owns what is unknown", style="red")
+    for member, owned in report.unowned.items():
+        console.print(f"{member}, which is no process of this fleet, holds {summary(owned)}")
+
+
+def main() -> None:
+    """Run the command; an error of ours is one line on standard error and exit status 1."""
+    try:
+        command()
+    except TickfleetError as error:
+        print(f"tickfleet: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()
