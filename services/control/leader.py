@@ -7,7 +7,7 @@ from datetime import date, datetime
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
-from libs.common.bus.errors import BusError
+from libs.common.bus.errors import BusUnavailableError
 from libs.common.bus.kv import Bucket, Mirror
 from libs.common.contracts import codec, streams
 from libs.common.contracts.messages import ControlStatus, FeedStatus, Source
@@ -88,7 +88,7 @@ class Leader:
         while not stop.is_set():
             try:
                 await self._sessions.adopt()
-            except BusError as error:
+            except BusUnavailableError as error:
                 log.warning("leader.waiting", step="adopt", reason=str(error))
                 await sleep_unless(stop, _EAGER_INTERVAL_SECONDS)
             else:
@@ -310,5 +310,5 @@ class Leader:
             )
             try:
                 await self._status_bucket.put("control", codec.to_json(status))
-            except BusError as error:
+            except BusUnavailableError as error:
                 log.warning("status.unsent", reason=str(error))

@@ -6,7 +6,7 @@ from libs.common.bus.lease import Lease, LeaseHolder
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
-from libs.common.bus.errors import BusError
+from libs.common.bus.errors import BusUnavailableError
 from libs.common.bus.kv import Bucket, Mirror
 from libs.common.bus.provision import ensure
 from libs.common.bus.publisher import StreamHeartbeat
@@ -142,5 +142,5 @@ class FeedSet:
                     await self._status.put(
                         f"feed-{subjects.escape(account)}", codec.to_json(status)
                     )
-                except BusError as error:
+                except BusUnavailableError as error:
                     log.warning("status.unsent", account=account, reason=str(error))
