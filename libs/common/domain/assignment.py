@@ -1,37 +1,58 @@
-"""Who should own what: rendezvous hashing with bounded load."""
+"""Decides which member owns which resource: rendezvous hashing with bounded load."""
 
-import hashlib
 from collections.abc import Iterable
-
-
-def _rank(resource: str, member: str) -> int:
-    # Not hash(): it differs from process to process, and all members must agree.
-    digest = hashlib.blake2b(f"{resource}\0{member}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+from functools import lru_cache
+from hashlib import blake2b
 
 
 def assign(resources: Iterable[str], members: Iterable[str]) -> dict[str, str]:
-    """Give every resource its member.
+    """Share resources among members, the same way in every process that sees the same names.
 
-    Each resource ranks the members by a hash of both names and takes the first that is not full;
-    full means ceil(resources / members). Everybody who knows the same names computes the same
-    answer, the loads differ by the bound at most, and a member that joins or leaves moves little
-    more than its own share.
+    Every pair (resource, member) has a fixed pseudo-random weight. Pairs are served heaviest
+    first: a resource goes to the first member that still has room. Each member has room for
+    `n // m` resources, and the first `n % m` that need it for one more, so loads differ by at
+    most one. A pair's weight does not depend on the other names, so a member that comes or goes
+    moves its own share and little else (rendezvous hashing, Thaler and Ravishankar 1998; bounded
+    loads, Mirrokni, Thorup and Zadimoghaddam 2018).
+
+    Args:
+        resources: Names; repeats count once.
+        members: Names; repeats count once.
 
     Returns:
-        Resource to member; empty without members. Does not depend on the order of the arguments.
+        Resource to member. Empty when there are no members.
     """
-    names = sorted(set(resources))
-    alive = sorted(set(members))
-    if not alive:
+    return dict(_assign(tuple(sorted(set(resources))), tuple(sorted(set(members)))))
+
+
+@lru_cache(maxsize=32)
+def _assign(resources: tuple[str, ...], members: tuple[str, ...]) -> dict[str, str]:
+    if not members:
         return {}
-    bound = -(-len(names) // len(alive))
-    load = dict.fromkeys(alive, 0)
+    room, extras = divmod(len(resources), len(members))
+    load = dict.fromkeys(members, 0)
     owners: dict[str, str] = {}
-    for resource in names:
-        for member in sorted(alive, key=lambda m: (_rank(resource, m), m), reverse=True):
-            if load[member] < bound:
-                load[member] += 1
-                owners[resource] = member
-                break
+    pairs = sorted(
+        (
+            (_weight(resource, member), resource, member)
+            for resource in resources
+            for member in members
+        ),
+        reverse=True,
+    )
+    for _, resource, member in pairs:
+        if resource in owners:
+            continue
+        if load[member] > room or (load[member] == room and extras == 0):
+            continue
+        if load[member] == room:
+            extras -= 1
+        load[member] += 1
+        owners[resource] = member
     return owners
+
+
+def _weight(resource: str, member: str) -> int:
+    # A separator that no name should hold keeps ("ab", "c") and ("a", "bc") apart.
+    text = f"{resource}\x00{member}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
