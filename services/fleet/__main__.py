@@ -11,6 +11,7 @@ import typer
 from rich.console import Console as RichConsole
 from rich.table import Table
 
+from libs.common import logs
 from libs.common.errors import TickfleetError
 from libs.common.settings import BaseServiceSettings, load
 from services.fleet.app import run_fleet
@@ -34,6 +35,13 @@ command = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@command.callback()
+def _quiet() -> None:
+    # Log lines of the libraries must not mix with what a script reads; `up` sets its own.
+    logs.configure(service="fleet", worker_id="tickfleet", level="warning", style="console")
+
 
 DataDir = Annotated[
     Path | None,

@@ -145,7 +145,7 @@ async def _serve(
         if stop.is_set():
             return
         with (
-            Console(output, fleet.names()).open() as console,
+            Console(output, ["fleet", *fleet.names()]).open() as console,
             _own_lines(console, settings),
             guarded(settings.fleet_stop_deadline_seconds, lock) as guard,
         ):

@@ -18,6 +18,7 @@ from services.fleet.domain.rates import rates_per_second
 from services.fleet.loopback import fetch
 
 _BUS_SECONDS = 3.0
+_BUCKET_SECONDS = 1.5
 _LEASE_BUCKETS = (LEASES_CONTROL.name, LEASES_ACCOUNTS.name, LEASES_SHARDS.name)
 
 
@@ -136,7 +137,7 @@ async def _entries(bus: Bus, bucket: str) -> Mapping[str, bytes]:
     mirror, stop = Mirror(bus, bucket), asyncio.Event()
     task = asyncio.create_task(mirror.run(stop), name=f"mirror-{bucket}")
     try:
-        async with asyncio.timeout(_BUS_SECONDS):
+        async with asyncio.timeout(_BUCKET_SECONDS):
             await mirror.ready()
     except TimeoutError:
         return {}

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from libs.common.contracts.subjects import unescape
+
 Ownership = dict[str, tuple[str, ...]]
 """Worker to what it holds, such as `("account sim1", "account sim2")`."""
 
@@ -34,7 +36,7 @@ def ownership(buckets: Mapping[str, Mapping[str, bytes]]) -> Ownership:
         for key, value in entries.items():
             if key.startswith("m."):
                 continue
-            resource = key.partition(".")[2] or key
+            resource = unescape(key.partition(".")[2] or key)
             number = int(resource) if resource.isdecimal() else 0
             held.setdefault(_holder(value), []).append((kind, number, resource))
     return {
