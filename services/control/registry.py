@@ -9,7 +9,7 @@ import msgspec
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
-from libs.common.bus.kv import Bucket
+from libs.common.bus.kv import Bucket, Mirror
 from libs.common.contracts import codec, streams, subjects
 from libs.common.contracts.messages import InstrumentSet, Source
 from libs.common.database import Database
@@ -149,11 +149,10 @@ async def publish(
     for item in instruments:
         grouped[item.underlying].append(item)
     bucket = Bucket(bus, streams.INSTRUMENTS.name)
-    held = set(await bucket.keys())
+    held = await _snapshot(bus, streams.INSTRUMENTS.name)
     written = 0
     for underlying, members in grouped.items():
         key = subjects.escape(underlying)
-        held.discard(key)
         members.sort(key=lambda item: item.instrument_token)
         value = codec.to_msgpack(
             InstrumentSet(
@@ -163,13 +162,25 @@ async def publish(
                 instruments=tuple(members),
             )
         )
-        entry = await bucket.get(key)
         # A leader that takes over finds everything in place: writing it again would make every
         # worker read it again.
-        if entry is None or entry.value != value:
+        if held.pop(key, None) != value:
             await bucket.put(key, value)
             written += 1
     for key in held:
         await bucket.delete(key)
     log.info("instruments.published", underlyings=written, removed=len(held), revision=revision)
     return written
+
+
+async def _snapshot(bus: Bus, bucket: str) -> dict[str, bytes]:
+    """Read a whole bucket once."""
+    mirror = Mirror(bus, bucket)
+    stop = asyncio.Event()
+    reading = asyncio.create_task(mirror.run(stop), name="bucket-snapshot")
+    try:
+        await mirror.ready()
+        return mirror.items()
+    finally:
+        stop.set()
+        await asyncio.gather(reading, return_exceptions=True)

@@ -2,12 +2,11 @@
 
 import asyncio
 
-from libs.common.bus.lease import Lease, LeaseHolder
-
 from libs.common import logs
 from libs.common.bus.connection import Bus
 from libs.common.bus.errors import BusUnavailableError
 from libs.common.bus.kv import Bucket, Mirror
+from libs.common.bus.lease import Lease, LeaseHolder
 from libs.common.bus.provision import ensure
 from libs.common.bus.publisher import StreamHeartbeat
 from libs.common.contracts import codec, streams, subjects

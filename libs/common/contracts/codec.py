@@ -57,9 +57,10 @@ def from_json(kind: type[M], data: bytes) -> M:
         DecodeError: If the bytes are not JSON or do not fit the struct.
     """
     try:
-        return _json_decoder(kind).decode(data)
+        message: M = _json_decoder(kind).decode(data)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DecodeError(message_type=kind.__name__, reason=str(error)) from error
+    return message
 
 
 def to_msgpack(message: Message) -> bytes:
@@ -74,6 +75,7 @@ def from_msgpack(kind: type[M], data: bytes) -> M:
         DecodeError: If the bytes are not MessagePack or do not fit the struct.
     """
     try:
-        return _msgpack_decoder(kind).decode(data)
+        message: M = _msgpack_decoder(kind).decode(data)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DecodeError(message_type=kind.__name__, reason=str(error)) from error
+    return message

@@ -57,7 +57,7 @@ class ForwardSource(StrEnum):
     SPOT = "spot"
 
 
-class Ohlc(Message):
+class Ohlc(Message, frozen=True, kw_only=True):
     """The day's open, high and low, and the previous session's close, in rupees."""
 
     open: Price
@@ -66,7 +66,7 @@ class Ohlc(Message):
     close: Price
 
 
-class DepthLevel(Message):
+class DepthLevel(Message, frozen=True, kw_only=True):
     """One level of the order book."""
 
     price: Price
@@ -74,14 +74,14 @@ class DepthLevel(Message):
     orders: int
 
 
-class Depth(Message):
+class Depth(Message, frozen=True, kw_only=True):
     """Five levels a side, best first; levels without quantity are left out."""
 
     buy: tuple[DepthLevel, ...]
     sell: tuple[DepthLevel, ...]
 
 
-class Tick(Message):
+class Tick(Message, frozen=True, kw_only=True):
     """An instrument changed; its newest state, with Greeks when it is an option.
 
     Sent by: greeks. Read by: gateway (as bytes), any NATS subscriber.
@@ -132,7 +132,7 @@ class Tick(Message):
     source: Source
 
 
-class Forward(Message):
+class Forward(Message, frozen=True, kw_only=True):
     """The forward of one expiry was computed.
 
     Sent by: greeks. Read by: control, any NATS subscriber.
@@ -158,7 +158,7 @@ class Forward(Message):
     feed: Source
 
 
-class PlannedGroup(Message):
+class PlannedGroup(Message, frozen=True, kw_only=True):
     """Tokens of one underlying that a connection streams in one mode."""
 
     underlying: str
@@ -166,13 +166,13 @@ class PlannedGroup(Message):
     tokens: tuple[Token, ...]
 
 
-class PlannedConnection(Message):
+class PlannedConnection(Message, frozen=True, kw_only=True):
     """What one WebSocket connection of an account streams."""
 
     groups: tuple[PlannedGroup, ...]
 
 
-class AccountPlan(Message):
+class AccountPlan(Message, frozen=True, kw_only=True):
     """An account's share of the subscription plan was decided.
 
     Sent by: control. Read by: ingest (subscribes by difference), gateway (counts).
@@ -190,7 +190,7 @@ class AccountPlan(Message):
         return sum(len(g.tokens) for c in self.connections for g in c.groups)
 
 
-class KiteSession(Message):
+class KiteSession(Message, frozen=True, kw_only=True):
     """An account was logged in; with this a feed can connect.
 
     Sent by: control. Read by: ingest. Bucket: `kite_sessions`, key = escaped account; the value
@@ -206,7 +206,7 @@ class KiteSession(Message):
     minted_at_ns: EpochNs
 
 
-class InstrumentSet(Message):
+class InstrumentSet(Message, frozen=True, kw_only=True):
     """The instruments of one underlying, from one day's dump.
 
     Sent by: control. Read by: greeks (its shards), gateway (which tokens exist).
@@ -219,7 +219,7 @@ class InstrumentSet(Message):
     instruments: tuple[Instrument, ...]
 
 
-class Checkpoint(Message):
+class Checkpoint(Message, frozen=True, kw_only=True):
     """A shard's frames up to here are worked into published ticks.
 
     Sent by and read by: greeks. Bucket: `checkpoints`, key = shard number.
@@ -240,7 +240,7 @@ class FeedState(StrEnum):
     BACKING_OFF = "backing_off"
 
 
-class FeedStatus(Message):
+class FeedStatus(Message, frozen=True, kw_only=True):
     """How an account's feed fares, said by its holder every two seconds.
 
     Sent by: ingest. Read by: gateway (`/health`), operator. Bucket: `status`, key
@@ -262,7 +262,7 @@ class FeedStatus(Message):
     at_ns: EpochNs
 
 
-class GreeksStatus(Message):
+class GreeksStatus(Message, frozen=True, kw_only=True):
     """How a greeks worker fares, said every two seconds.
 
     Sent by: greeks. Read by: operator, gateway. Bucket: `status`, key `greeks-<worker>`.
@@ -277,7 +277,7 @@ class GreeksStatus(Message):
     at_ns: EpochNs
 
 
-class ControlStatus(Message):
+class ControlStatus(Message, frozen=True, kw_only=True):
     """How the leading control process fares, said every two seconds.
 
     Sent by: control. Read by: operator, gateway (`/health`). Bucket: `status`, key `control`.
@@ -294,7 +294,7 @@ class ControlStatus(Message):
     at_ns: EpochNs
 
 
-class OrderUpdate(Message):
+class OrderUpdate(Message, frozen=True, kw_only=True):
     """The broker pushed an order update over a market-data connection.
 
     Sent by: ingest. Read by: orders. Subject: `order.update.v1.<account>`. `data` is Kite's own

@@ -1,0 +1,93 @@
+"""Settings: sources, errors that name the variable, and what production refuses."""
+
+import pytest
+from pydantic import SecretStr
+
+from libs.common.settings import (
+    DatabaseSettings,
+    EncryptionSettings,
+    Environment,
+    NatsSettings,
+    SettingsError,
+    load,
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("NATS_URL", "NATS_USER", "NATS_PASSWORD", "ENVIRONMENT", "DATABASE_URL", "SHARDS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_defaults_serve_a_development_machine():
+    assert load(NatsSettings).urls == ["nats://127.0.0.1:4222"]
+
+
+def test_environment_wins_over_dotenv(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("SHARDS=4\nNATS_URL=nats://dotenv:4222\n")
+    monkeypatch.setenv("SHARDS", "8")
+    settings = load(NatsSettings)
+    assert (settings.shards, settings.urls) == (8, ["nats://dotenv:4222"])
+
+
+def test_secret_comes_from_a_file(monkeypatch, tmp_path):
+    secret = tmp_path / "password"
+    secret.write_text("from-a-file\n")
+    monkeypatch.setenv("NATS_USER", "ingest")
+    monkeypatch.setenv("NATS_PASSWORD_FILE", str(secret))
+    assert load(NatsSettings).nats_password == SecretStr("from-a-file")
+
+
+def test_missing_secret_file_names_its_variable(monkeypatch):
+    monkeypatch.setenv("NATS_PASSWORD_FILE", "/nowhere/password")
+    with pytest.raises(SettingsError, match="NATS_PASSWORD_FILE"):
+        load(NatsSettings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable", "value"),
+    [
+        (NatsSettings, "NATS_URL", "http://127.0.0.1"),
+        (NatsSettings, "NATS_URL", "nats://user:word@127.0.0.1"),
+        (NatsSettings, "SHARDS", "0"),
+        (NatsSettings, "HEALTH_PORT", "70000"),
+        (NatsSettings, "ENVIRONMENT", "prod-ish"),
+        (DatabaseSettings, "DATABASE_URL", "mysql://here"),
+        (EncryptionSettings, "ACCOUNT_ENCRYPTION_KEY", "short"),
+    ],
+)
+def test_bad_value_is_refused_with_the_name_of_its_variable(monkeypatch, kind, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=variable):
+        load(kind)
+
+
+def test_missing_required_variable_is_named():
+    with pytest.raises(SettingsError, match="ACCOUNT_ENCRYPTION_KEY"):
+        load(EncryptionSettings)
+
+
+def test_user_without_password_is_refused(monkeypatch):
+    monkeypatch.setenv("NATS_USER", "ingest")
+    with pytest.raises(SettingsError, match="NATS_USER and NATS_PASSWORD"):
+        load(NatsSettings)
+
+
+def test_production_refuses_nats_without_credentials():
+    with pytest.raises(SettingsError, match="NATS_USER and NATS_PASSWORD"):
+        load(NatsSettings, environment=Environment.PRODUCTION)
+
+
+def test_production_refuses_a_database_without_password():
+    with pytest.raises(SettingsError, match="DATABASE_URL"):
+        load(
+            DatabaseSettings,
+            environment=Environment.PRODUCTION,
+            database_url=SecretStr("postgresql://tickfleet@db/tickfleet"),
+        )
+
+
+def test_description_hides_secrets():
+    settings = load(NatsSettings, nats_user="ingest", nats_password=SecretStr("do-not-print-me"))
+    assert "do-not-print-me" not in str(settings.describe())
