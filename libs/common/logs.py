@@ -20,9 +20,8 @@ _PLAIN_KEYS = frozenset({"instrument_token", "tokens", "token_count", "unknown_t
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
 _PHONE = re.compile(r"(?<![\w.])(?:\+?91[\s-]?)?[6-9]\d{4}[\s-]?\d{5}(?![\w.])")
 _JWT = re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*")
-_LONG_SECRET = re.compile(
-    r"(?<![\w/+-])(?=[\w+/-]*\d)(?=[\w+/-]*[A-Za-z])[\w+/-]{32,}={0,2}(?![\w])"
-)
+# Without "/" and ".": paths and module names are long, hold digits, and are no secrets.
+_LONG_SECRET = re.compile(r"(?<![\w/.-])(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{32,}={0,2}(?![\w/.])")
 _QUERY_SECRET = re.compile(
     r"(?i)\b((?:access_|request_|enc|public_|refresh_)?token|api_key|api_secret|password|checksum)"
     r"=([^&\s\"']+)"

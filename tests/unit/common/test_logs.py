@@ -58,7 +58,13 @@ def test_secret_of_a_url_is_removed(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["NIFTY26DEC26000CE", "seq 1795410000123456789", "md.tick.v1.NIFTY"]
+    "text",
+    [
+        "NIFTY26DEC26000CE",
+        "seq 1795410000123456789",
+        "md.tick.v1.NIFTY",
+        "/opt/x/lib/python3.11/site-packages/uvicorn/protocols/http/httptools_impl.py",
+    ],
 )
 def test_market_words_stay(text):
     assert logs.redact(text) == text
