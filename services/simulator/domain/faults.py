@@ -1,0 +1,234 @@
+"""Faults on demand: what can be broken, for whom, how often and for how long."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from services.simulator.errors import FaultError
+
+
+class FaultKind(StrEnum):
+    """Everything that can go wrong with a broker, as tests need it.
+
+    Attributes:
+        SILENT_SOCKET: Sockets stay open and say nothing, not even heartbeats.
+        DROPPED_SOCKET: Open sockets are closed cleanly (1000).
+        RESET: Open sockets are reset (TCP RST).
+        TRUNCATED_FRAME: Frames lose their last third.
+        GARBAGE_FRAME: Frames are replaced by noise of the same length.
+        ODD_PACKET: Frames get one more packet, of a length that no client knows.
+        REFUSED_HANDSHAKE: New sockets are refused with an HTTP status.
+        DEAD_TOKEN: All access tokens minted so far die, and their sockets are closed.
+        SLOW_REPLIES: REST answers come late.
+        ERROR_REPLIES: REST answers are an error, in JSON or as a proxy's HTML page.
+        BURST: Every instrument ticks in every step, and steps come faster.
+        TEXT_MESSAGE: Open sockets get a text message.
+    """
+
+    SILENT_SOCKET = "silent_socket"
+    DROPPED_SOCKET = "dropped_socket"
+    RESET = "reset"
+    TRUNCATED_FRAME = "truncated_frame"
+    GARBAGE_FRAME = "garbage_frame"
+    ODD_PACKET = "odd_packet"
+    REFUSED_HANDSHAKE = "refused_handshake"
+    DEAD_TOKEN = "dead_token"  # noqa: S105  # The name of a fault.
+    SLOW_REPLIES = "slow_replies"
+    ERROR_REPLIES = "error_replies"
+    BURST = "burst"
+    TEXT_MESSAGE = "text_message"
+
+
+IMMEDIATE: Final = frozenset(
+    {FaultKind.DROPPED_SOCKET, FaultKind.RESET, FaultKind.DEAD_TOKEN, FaultKind.TEXT_MESSAGE}
+)
+"""Done at once to what is connected; the others stay until they are used up or over."""
+
+_FRAME_KINDS: Final = frozenset(
+    {FaultKind.TRUNCATED_FRAME, FaultKind.GARBAGE_FRAME, FaultKind.ODD_PACKET}
+)
+_UNCOUNTED: Final = frozenset({FaultKind.SILENT_SOCKET, FaultKind.BURST})
+_ACTIVE_AT_MOST: Final = 100
+_KITE_LENGTHS: Final = frozenset({8, 28, 32, 44, 184})
+_RANGES: Final = (
+    ("count", 1, 1_000_000),
+    ("status", 400, 599),
+    ("milliseconds", 1, 600_000),
+    ("length", 0, 1_000),
+    ("factor", 2, 100),
+)
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for a fault.
+
+    Attributes:
+        kind: What breaks.
+        api_key: Whose; None means everybody's.
+        count: How many sockets, frames, handshakes or replies; None means no limit (frames: 1
+            unless `seconds` is given).
+        seconds: For how long, in real time; None means until deleted.
+        status: HTTP status of `refused_handshake` (default 503) and `error_replies` (502).
+        milliseconds: Delay of `slow_replies`.
+        length: Bytes of the packet that `odd_packet` adds.
+        factor: How many times faster `burst` ticks.
+        path: `slow_replies`, `error_replies`: only paths that start so.
+        error_type: Of `error_replies`.
+        html: `error_replies` answers with an HTML page, as a proxy would.
+        type: `text_message`: `message`, `error` or `order`.
+        data: `text_message`: its data.
+    """
+
+    kind: FaultKind
+    api_key: str | None = None
+    count: int | None = None
+    seconds: float | None = None
+    status: int | None = None
+    milliseconds: int = 1_000
+    length: int = 10
+    factor: int = 10
+    path: str = "/"
+    error_type: str = "GeneralException"
+    html: bool = False
+    type: str = "message"
+    data: Any = "This is a message from the simulator."
+
+
+def parse_fault(body: bytes, known_keys: list[str]) -> Fault:
+    """Read a fault request.
+
+    Args:
+        body: A JSON object with the fields of `Fault`.
+        known_keys: The api_keys that exist.
+
+    Raises:
+        FaultError: Names the offending field and what would be right.
+    """
+    try:
+        fault = msgspec.json.decode(body, type=Fault)
+    except msgspec.ValidationError as error:
+        raise _as_fault_error(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FaultError("body", f"must be a JSON object: {error}") from error
+    for field, reason in _problems(fault, known_keys):
+        raise FaultError(field, reason)
+    if fault.kind in _FRAME_KINDS and fault.count is None and fault.seconds is None:
+        return msgspec.structs.replace(fault, count=1)
+    return fault
+
+
+def _as_fault_error(error: msgspec.ValidationError) -> FaultError:
+    """Find the field in msgspec's message, which names it in one of two ways."""
+    text, _, place = str(error).partition(" - at `$.")
+    if place:
+        field = place.rstrip("`")
+    else:
+        field = text.split("`")[-2] if "field" in text and "`" in text else "body"
+    if field == "kind":
+        text = f"must be one of {', '.join(FaultKind)}"
+    return FaultError(field, text)
+
+
+def _problems(fault: Fault, known_keys: list[str]) -> Iterator[tuple[str, str]]:
+    if fault.api_key is not None and fault.api_key not in known_keys:
+        yield "api_key", "is unknown; give one of the accounts' keys, or null for all"
+    if fault.count is not None and fault.kind in _UNCOUNTED:
+        yield "count", f"has no meaning for {fault.kind}; use seconds"
+    if fault.seconds is not None and not 0 < fault.seconds <= 86_400:
+        yield "seconds", "must be above 0 and at most 86400, or null for no limit"
+    for field, lowest, highest in _RANGES:
+        value = getattr(fault, field)
+        if value is not None and not lowest <= value <= highest:
+            yield field, f"must be {lowest} to {highest}"
+    if fault.length in _KITE_LENGTHS:
+        yield "length", "must be a length that Kite does not use"
+    if not fault.path.startswith("/"):
+        yield "path", "must start with /"
+    if fault.type not in {"message", "error", "order"}:
+        yield "type", "must be message, error or order"
+
+
+class ActiveFault(msgspec.Struct, kw_only=True):
+    """A fault that waits for its occasion.
+
+    Attributes:
+        id: For `DELETE /sim/faults?id=`.
+        fault: What was asked for.
+        until_seconds: End on the monotonic clock, None for no end.
+        fired: How often it has struck.
+    """
+
+    id: int
+    fault: Fault
+    until_seconds: float | None
+    fired: int = 0
+
+
+class FaultBook:
+    """The faults that are in force.
+
+    Args:
+        monotonic_seconds: Elapsed real time.
+    """
+
+    def __init__(self, monotonic_seconds: Callable[[], float]) -> None:
+        self._now = monotonic_seconds
+        self._ids = itertools.count(1)
+        self._active: dict[int, ActiveFault] = {}
+
+    def add(self, fault: Fault) -> ActiveFault:
+        """Put a fault into force; one that is immediate is only given a number.
+
+        Raises:
+            FaultError: 100 faults are in force already.
+        """
+        if len(self.active()) >= _ACTIVE_AT_MOST:
+            raise FaultError("kind", f"{_ACTIVE_AT_MOST} faults are in force; delete some first")
+        until = None if fault.seconds is None else self._now() + fault.seconds
+        entry = ActiveFault(id=next(self._ids), fault=fault, until_seconds=until)
+        if fault.kind not in IMMEDIATE:
+            self._active[entry.id] = entry
+        return entry
+
+    def remove(self, number: int | None) -> int:
+        """Lift one fault, or all; give how many were lifted."""
+        doomed = [entry.id for entry in self.active() if number is None or entry.id == number]
+        for key in doomed:
+            del self._active[key]
+        return len(doomed)
+
+    def active(self) -> list[ActiveFault]:
+        """Give the faults in force, oldest first; what is over is forgotten."""
+        now = self._now()
+        for entry in list(self._active.values()):
+            over = entry.until_seconds is not None and entry.until_seconds <= now
+            used_up = entry.fault.count is not None and entry.fired >= entry.fault.count
+            if over or used_up:
+                del self._active[entry.id]
+        return list(self._active.values())
+
+    def find(self, kind: FaultKind, api_key: str | None, path: str = "/") -> Fault | None:
+        """Give the oldest matching fault without using it up."""
+        entry = self._match(kind, api_key, path)
+        return entry.fault if entry else None
+
+    def strike(self, kind: FaultKind, api_key: str | None, path: str = "/") -> Fault | None:
+        """Give the oldest matching fault and count it as having struck once."""
+        entry = self._match(kind, api_key, path)
+        if entry is None:
+            return None
+        entry.fired += 1
+        return entry.fault
+
+    def _match(self, kind: FaultKind, api_key: str | None, path: str) -> ActiveFault | None:
+        if not self._active:
+            return None
+        for entry in self.active():
+            fault = entry.fault
+            ours = fault.kind is FaultKind.BURST or fault.api_key in {None, api_key}
+            if fault.kind is kind and ours and path.startswith(fault.path):
+                return entry
+        return None

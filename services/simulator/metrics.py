@@ -1,0 +1,28 @@
+"""The simulator's metrics."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Open WebSocket connections. More than three per account cannot be.
+CONNECTIONS = Gauge("sim_websocket_connections", "Open WebSocket connections")
+
+# Binary frames handed to sockets. Flat while the market is open: look at /sim/faults.
+FRAMES_SENT_TOTAL = Counter("sim_frames_sent_total", "Binary frames sent, heartbeats excluded")
+
+# Frames thrown away because a client did not read. Rising: that client is too slow.
+FRAMES_DROPPED_TOTAL = Counter("sim_frames_dropped_total", "Frames dropped for slow readers")
+
+# Instrument updates inside the frames sent.
+TICKS_TOTAL = Counter("sim_ticks_total", "Packets handed to connections")
+
+# One step of the market with encoding. Near the tick interval: fewer contracts or a longer one.
+STEP_SECONDS = Histogram(
+    "sim_step_seconds",
+    "Time to advance the market and encode its frames",
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+
+# Faults that have struck. Not zero: somebody asked for them at /sim/faults.
+FAULTS_TOTAL = Counter("sim_faults_total", "Faults that have struck", ["kind"])
+
+# Refused requests by Kite's error class.
+REFUSED_TOTAL = Counter("sim_refused_total", "Requests answered with an error", ["error_type"])
