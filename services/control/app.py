@@ -4,11 +4,10 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from libs.common.bus.lease import Lease, LeaseHolder
-
 from libs.common import logs
 from libs.common.bus.connection import Bus
 from libs.common.bus.kv import Mirror
+from libs.common.bus.lease import Lease, LeaseHolder
 from libs.common.bus.provision import ensure
 from libs.common.contracts import streams
 from libs.common.database import Database

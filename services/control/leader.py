@@ -29,6 +29,8 @@ _EAGER_INTERVAL_SECONDS = 0.3
 _STATUS_INTERVAL_SECONDS = 2.0
 # A dump that lost more than this share of the rows of the one before is a damaged download.
 _MAX_SHRINKAGE = 0.5
+# Kite allows one quote call per calendar second and key; this distance never meets one twice.
+_QUOTE_INTERVAL_SECONDS = 1.05
 # Where any market can be asked for its time.
 _CLOCK_SYMBOL = "NSE:NIFTY 50"
 
@@ -75,6 +77,7 @@ class Leader:
         self._centres: dict[str, dict[date, float]] = {}
         self._market_now: datetime | None = None
         self._outcome: planner.Plan | None = None
+        self._next_quote = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lead until `stop` is set."""
@@ -107,7 +110,8 @@ class Leader:
         if not self._chains:
             return False
         await self._step("prices", self._read_prices())
-        return bool(await self._step("plan", self._make_plan()))
+        planned = await self._step("plan", self._make_plan())
+        return planned and not self._unpriced()
 
     async def _step(self, name: str, work: Coroutine[None, None, bool]) -> bool:
         try:
@@ -137,6 +141,10 @@ class Leader:
 
     async def _quote(self, symbols: Iterable[str]) -> dict[str, dict[str, object]]:
         rest = self._rest()
+        now = time.monotonic()
+        if now < self._next_quote:
+            await asyncio.sleep(self._next_quote - now)
+        self._next_quote = time.monotonic() + _QUOTE_INTERVAL_SECONDS
         try:
             return await rest.quote(list(symbols))
         except KiteTokenError:
@@ -239,11 +247,14 @@ class Leader:
         return sorted({_CLOCK_SYMBOL, *(f"{s.exchange}:{s.tradingsymbol}" for s in spots)})
 
     async def _read_prices(self) -> bool:
-        missing = [n for n, c in self._chains.items() if c.spot and n not in self._prices]
-        if self._settings.feed_source is Source.SIM and not missing:
+        if self._settings.feed_source is Source.SIM and not self._unpriced():
             return True  # The round's first quote brought them.
         self._take_prices(await self._quote(self._symbols()))
         return True
+
+    def _unpriced(self) -> list[str]:
+        """Underlyings whose window waits for a first price."""
+        return [n for n, c in self._chains.items() if c.spot and n not in self._prices]
 
     def _take_prices(self, quotes: dict[str, dict[str, object]]) -> None:
         for name, chain in self._chains.items():

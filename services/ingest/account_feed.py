@@ -5,10 +5,9 @@ import random
 import time
 from collections.abc import Mapping
 
-from libs.common.bus.lease import Lease
-
 from libs.common import logs
 from libs.common.bus.connection import Bus
+from libs.common.bus.lease import Lease
 from libs.common.contracts.messages import (
     AccountPlan,
     FeedState,

@@ -3,10 +3,10 @@
 import time
 
 import msgspec
-from libs.common.bus.lease import Lease
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
+from libs.common.bus.lease import Lease
 from libs.common.contracts import codec, subjects
 from libs.common.contracts.messages import AccountPlan, OrderUpdate, Source
 from libs.common.kite.frames import FrameError, is_heartbeat, split_by_key

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 
 import msgspec
-from libs.common.domain.market_calendar import CALENDAR
 
 from libs.common.contracts.messages import StreamMode
 from libs.common.domain.instruments import Instrument, Kind
+from libs.common.domain.market_calendar import CALENDAR
 
 # The centre stays until the price is this share of a step beyond the midpoint between two
 # strikes: a price that swings around the midpoint then moves nothing.
