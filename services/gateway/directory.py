@@ -1,0 +1,121 @@
+"""What the fleet says of itself in its buckets, mirrored: instruments, plan and feeds."""
+
+import time
+from typing import TypeVar
+
+import msgspec
+
+from libs.common import logs
+from libs.common.bus.connection import Bus
+from libs.common.bus.kv import Mirror
+from libs.common.contracts import codec, streams
+from libs.common.contracts.messages import AccountPlan, FeedStatus, Message
+from libs.common.lifecycle import Lifecycle
+
+FEED_KEY_PREFIX = "feed-"
+
+log = logs.get_logger(__name__)
+M = TypeVar("M", bound=Message)
+
+
+class _InstrumentToken(Message, frozen=True, kw_only=True):
+    """The one field of an instrument that the gateway keeps."""
+
+    instrument_token: int
+
+
+class _TokenSet(Message, frozen=True, kw_only=True):
+    """An `InstrumentSet` read for its tokens only: a third of the time and memory."""
+
+    instruments: tuple[_InstrumentToken, ...]
+
+
+class Directory:
+    """Which instruments exist, what is planned, and how the feeds fare.
+
+    A value that cannot be decoded (from a newer or broken sender) is logged and the one before is
+    kept: no message of another process may take the gateway down.
+
+    Attributes:
+        plans: By account.
+        feeds: By account.
+        instruments_at_ns: When a set of instruments last changed, epoch ns; None before.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self.plans: dict[str, AccountPlan] = {}
+        self.feeds: dict[str, FeedStatus] = {}
+        self.instruments_at_ns: int | None = None
+        self._tokens_of: dict[str, frozenset[int]] = {}
+        self._known: set[int] = set()
+        self._account_of_key: dict[str, str] = {}
+        self._mirrors = {
+            "instruments": Mirror(bus, streams.INSTRUMENTS.name, self._instruments_changed),
+            "plan": Mirror(bus, streams.PLAN.name, self._plan_changed),
+            # The whole bucket: a NATS wildcard stands for a whole token, never for its end.
+            "status": Mirror(bus, streams.STATUS.name, self._feed_changed),
+        }
+
+    def start(self, life: Lifecycle) -> None:
+        """Keep the mirrors current until the process stops."""
+        for name, mirror in self._mirrors.items():
+            life.spawn(mirror.run(life.stop), name=f"mirror-{name}")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every bucket was read once."""
+        return all(mirror.is_ready for mirror in self._mirrors.values())
+
+    @property
+    def instruments(self) -> int:
+        """How many instruments exist today."""
+        return len(self._known)
+
+    def unknown(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Those that are in no dump of today.
+
+        None, as long as no dump is there to judge by: a client that comes before control has
+        loaded one gets its ticks as soon as they flow.
+        """
+        if not self._known:
+            return ()
+        return tuple(token for token in tokens if token not in self._known)
+
+    def _instruments_changed(self, key: str, value: bytes | None) -> None:
+        fresh: frozenset[int] = frozenset()
+        if value is not None:
+            try:
+                decoded = codec.from_msgpack(_TokenSet, value)
+            except codec.DecodeError as error:
+                log.warning(
+                    "directory.undecodable", bucket="instruments", key=key, reason=str(error)
+                )
+                return
+            fresh = frozenset(i.instrument_token for i in decoded.instruments)
+            self.instruments_at_ns = time.time_ns()
+        stale = self._tokens_of.pop(key, frozenset())
+        if fresh:
+            self._tokens_of[key] = fresh
+        self._known -= stale - fresh
+        self._known |= fresh
+
+    def _plan_changed(self, key: str, value: bytes | None) -> None:
+        self._keep(self.plans, AccountPlan, f"plan/{key}", value)
+
+    def _feed_changed(self, key: str, value: bytes | None) -> None:
+        if not key.startswith(FEED_KEY_PREFIX):
+            return
+        self._keep(self.feeds, FeedStatus, f"status/{key}", value)
+
+    def _keep(self, kept: dict[str, M], kind: type[M], key: str, value: bytes | None) -> None:
+        if value is None:
+            kept.pop(self._account_of_key.pop(key, ""), None)
+            return
+        try:
+            message = codec.from_json(kind, value)
+        except codec.DecodeError as error:
+            log.warning("directory.undecodable", key=key, reason=str(error))
+            return
+        account: str = msgspec.structs.asdict(message)["account"]
+        self._account_of_key[key] = account
+        kept[account] = message

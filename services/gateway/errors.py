@@ -1,0 +1,73 @@
+"""What a client can do wrong, by consequence, and how each becomes an answer."""
+
+from libs.common.contracts.websocket import CloseCode, ErrorCode
+from libs.common.errors import RejectedError, RetryableError
+
+
+class ClientMessageError(RejectedError):
+    """A WebSocket message cannot be followed; the connection lives on.
+
+    Attributes:
+        code: For programs.
+        message: For people: what is wrong and what would be right.
+        field: The part of the message that is wrong, when one is.
+        tokens: The instruments it is about.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        field: str | None = None,
+        tokens: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+        self.tokens = tokens
+
+
+class ConnectionEndedError(RejectedError):
+    """A rule ends a connection: the client is told why, then it is closed.
+
+    Attributes:
+        code: For programs.
+        message: For people.
+        close_code: The WebSocket close code.
+    """
+
+    def __init__(self, code: ErrorCode, message: str, close_code: CloseCode) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.close_code = close_code
+
+
+class InvalidTokenError(ConnectionEndedError):
+    """The JSON Web Token proves nobody; `message` never repeats the token."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(code, message, CloseCode.UNAUTHENTICATED)
+
+
+class BadParameterError(RejectedError):
+    """A request parameter is wrong: HTTP 422 with its name."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class ApiKeyError(RejectedError):
+    """The X-API-Key header is missing or wrong: HTTP 401."""
+
+
+class CatalogUnavailableError(RetryableError):
+    """The tables behind a REST answer cannot be read now: HTTP 503."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the database does not answer: {reason}")
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""What the gateway answers, by address: WebSocket, REST and the page."""
