@@ -1,0 +1,190 @@
+"""From a Kite frame to Greeks on a WebSocket: the numbers are right, on real processes."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from vollib.black import black
+from vollib.black.greeks import analytical
+from vollib.black.implied_volatility import implied_volatility
+
+from libs.common.domain.credentials import Credentials
+from libs.common.domain.market_calendar import CALENDAR
+from libs.common.kite.login import TotpSessionMinter
+from services.fleet.domain.credentials import demo_accounts
+from tests.fleet.fleet_process import SEED
+
+pytestmark = [pytest.mark.fleet, pytest.mark.timeout(240)]
+
+
+async def test_greeks_equal_an_independent_recomputation(healthy):
+    streamed = await healthy.subscriptions(underlying="NIFTY", kind="option")
+    tokens = [item["instrument_token"] for item in streamed]
+    assert len(tokens) >= 40
+    checked = 0
+    async with healthy.client() as client:
+        assert client.greeting["user"]["user_id"]
+        await client.subscribe(tokens)
+        for tick in await client.ticks(600):
+            if tick["iv_status"] != "ok":
+                assert tick["iv"] != 0
+                continue
+            flag = {"CE": "c", "PE": "p"}[tick["option_type"]]
+            market = (tick["forward"], tick["strike"], 0.0, tick["tte"])
+            iv = implied_volatility(tick["last_price"], *market, flag)
+            assert tick["iv"] == pytest.approx(iv, abs=1e-6)
+            named = (flag, tick["forward"], tick["strike"], tick["tte"], 0.0, iv)
+            for name in ("delta", "gamma", "theta", "vega"):
+                expected = getattr(analytical, name)(*named)
+                assert tick[name] == pytest.approx(expected, abs=1e-6), name
+            # vollib's own rho of Black-76 is -t times its price, per 1 % of rate.
+            price = black(flag, tick["forward"], tick["strike"], tick["tte"], 0.0, iv)
+            assert tick["rho"] == pytest.approx(-tick["tte"] * price * 0.01, abs=1e-6)
+            instant = CALENDAR.expiry_instant("NFO", datetime.fromisoformat(tick["expiry"]).date())
+            left = instant.timestamp() - tick["exchange_ts"] / 1e9
+            assert tick["tte"] == pytest.approx(left / 31_536_000, abs=1e-9)
+            assert tick["forward_source"] in {"future", "synthetic"}
+            assert tick["source"] == "sim"
+            checked += 1
+    assert checked > 300
+
+
+async def test_sequence_counts_up_per_instrument(healthy):
+    streamed = await healthy.subscriptions(underlying="BANKNIFTY")
+    seen = {}
+    async with healthy.client() as client:
+        await client.subscribe([item["instrument_token"] for item in streamed])
+        for tick in await client.ticks(800):
+            token, position = tick["instrument_token"], (tick["epoch"], tick["seq"])
+            assert position > seen.get(token, (0, 0)) or position == seen.get(token)
+            seen[token] = position
+    assert len(seen) > 20
+
+
+async def test_name_with_an_ampersand_is_streamed(healthy):
+    streamed = await healthy.subscriptions(underlying="M&M")
+    assert {item["kind"] for item in streamed} == {"equity", "future", "option"}
+    async with healthy.client() as client:
+        await client.subscribe([item["instrument_token"] for item in streamed])
+        (tick,) = await client.ticks(1)
+    assert tick["underlying"] == "M&M"
+
+
+async def test_joining_client_gets_the_last_values_at_once(healthy):
+    streamed = await healthy.subscriptions(underlying="SENSEX", kind="option")
+    tokens = {item["instrument_token"] for item in streamed}
+    async with healthy.client() as warm:
+        await warm.subscribe(sorted(tokens))
+        await warm.fresh_ticks(0, tokens)
+    async with healthy.client() as client:
+        await client.subscribe(sorted(tokens))
+        first = await client.ticks(len(tokens))
+    assert {tick["instrument_token"] for tick in first} == tokens
+
+
+STOCK_CLIENT = """
+import json, sys, threading
+from kiteconnect import KiteTicker
+url, key, token, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+tokens = json.loads(sys.argv[5])
+ticker = KiteTicker(key, token, root=url)
+left = [count]
+def on_connect(ws, response):
+    ws.subscribe(tokens)
+    ws.set_mode(ws.MODE_FULL, tokens)
+def on_ticks(ws, ticks):
+    for tick in ticks:
+        if tick["mode"] == "full":
+            print(json.dumps(tick, default=lambda t: t.timestamp()), flush=True)
+    left[0] -= 1
+    if left[0] <= 0:
+        ws.stop()
+ticker.on_connect, ticker.on_ticks = on_connect, on_ticks
+ticker.connect()
+"""
+
+
+async def test_ticks_equal_what_the_stock_client_decodes(healthy, tmp_path):
+    account = demo_accounts(1, SEED)[0]
+    minter = TotpSessionMinter(login_root=healthy.simulator, api_root=healthy.simulator)
+    minted = await minter.mint(Credentials(account=account.name, **account.credentials()))
+    streamed = await healthy.subscriptions(underlying="NIFTY")
+    tokens = [item["instrument_token"] for item in streamed]
+    script = Path(tmp_path) / "stock_client.py"
+    script.write_text(STOCK_CLIENT)
+    url = healthy.simulator.replace("http", "ws", 1)
+    arguments = [url, account.api_key, minted.access_token, "12", json.dumps(tokens)]
+    async with healthy.client() as client:
+        await client.subscribe(tokens)
+        stock = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-W", "ignore", script, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        ours = await client.ticks(3000)
+    theirs = defaultdict(list)
+    for line in stock.stdout.splitlines():
+        tick = json.loads(line)
+        theirs[tick["instrument_token"], int(tick["exchange_timestamp"])].append(tick)
+    assert theirs, stock.stderr[-2000:]
+    compared = 0
+    for tick in ours:
+        if tick["exchange_ts"] is None:
+            continue
+        candidates = theirs.get((tick["instrument_token"], tick["exchange_ts"] // 10**9))
+        if not candidates:
+            continue
+        # Two ticks may carry the same second: ours equals one of them in every value.
+        assert any(_same(tick, candidate) for candidate in candidates), (tick, candidates)
+        compared += 1
+    assert compared > 200
+
+
+def _same(ours, theirs):
+    book = [
+        ours["last_price"] == theirs["last_price"],
+        ours["ohlc"] == theirs["ohlc"],
+    ]
+    if theirs["tradable"]:
+        book += [
+            ours["volume"] == theirs["volume_traded"],
+            ours["oi"] == theirs["oi"],
+            _levels(ours["depth"]["buy"]) == _levels(theirs["depth"]["buy"]),
+            _levels(ours["depth"]["sell"]) == _levels(theirs["depth"]["sell"]),
+        ]
+    return all(book)
+
+
+def _levels(side):
+    return [
+        (level["price"], level["quantity"], level["orders"]) for level in side if level["quantity"]
+    ]
+
+
+async def test_health_has_the_shape_that_operators_know(healthy):
+    health = healthy.health()
+    assert health["status"] == "ok"
+    assert health["environment"] == "dev"
+    assert health["ticker"]["running"] is True
+    assert health["ticker"]["active_subscriptions"] > 100
+    assert set(health["ticker"]["accounts"]) == {"sim1", "sim2"}
+    assert health["dependencies"]["database"] == "ok"
+
+
+async def test_instruments_are_filtered_and_paged(healthy):
+    everything = await healthy.instruments(underlying="NIFTY", kind="option")
+    expiry = everything[0]["expiry"]
+    of_expiry = await healthy.instruments(underlying="NIFTY", kind="option", expiry=expiry)
+    assert {item["expiry"] for item in of_expiry} == {expiry}
+    page = await healthy.instruments(underlying="NIFTY", kind="option", limit=5, offset=5)
+    assert [i["instrument_token"] for i in page] == [
+        i["instrument_token"] for i in everything[5:10]
+    ]
