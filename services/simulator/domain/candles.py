@@ -43,7 +43,7 @@ INTERVALS: Final = {
     "15minute": Interval(900, 200, 15),
     "30minute": Interval(1_800, 200, 15),
     "60minute": Interval(3_600, 400, 60),
-    "day": Interval(None, 2_000, 60),
+    "day": Interval(None, 2_000, 120),
 }
 _LISTED_BEFORE_EXPIRY: Final = timedelta(days=100)
 _FIRST_DAY: Final = date(2015, 2, 2)
@@ -86,20 +86,47 @@ def candles(
         raise InputError("invalid from date: it is after the to date")
     if end - start > timedelta(days=kind.max_days):
         raise InputError(f"interval exceeds max limit: {kind.max_days} days")
-    last = min(end, ist_datetime(now_ns))
+    sampled = [
+        _Day(day, open_ns, min(close_ns, now_ns), kind.sample_seconds)
+        for day, open_ns, close_ns in _sessions(
+            market, row, start.date(), min(end, ist_datetime(now_ns)).date()
+        )
+        if open_ns < now_ns
+    ]
+    if not sampled:
+        return []
+    # All days in one call: numpy's fixed cost per call would outweigh a day's few hundred points.
+    prices = _prices(market, row, np.concatenate([day.at_ns for day in sampled]))
+    first = 0
     result: list[Candle] = []
-    for day, open_ns, close_ns in _sessions(market, row, start.date(), last.date()):
-        until_ns = min(close_ns, now_ns)
-        if until_ns <= open_ns:
-            continue
+    for day in sampled:
+        last = first + len(day.offsets)
         result.extend(
             candle
             for opened, candle in _day_candles(
-                market, row, kind, day, (open_ns, until_ns), with_oi=with_oi
+                market, row, kind, day, prices[first:last], with_oi=with_oi
             )
             if start <= opened <= end
         )
+        first = last
     return result
+
+
+class _Day:
+    """The part of a session that has happened, and the points on the path that show it."""
+
+    __slots__ = ("date", "offsets", "open_ns", "until_ns")
+
+    def __init__(self, day: date, open_ns: int, until_ns: int, sample_seconds: int) -> None:
+        self.date = day
+        self.open_ns = open_ns
+        self.until_ns = until_ns
+        elapsed = (until_ns - open_ns) // NS_PER_SECOND
+        self.offsets: Ints = np.arange(0, elapsed + 1, sample_seconds)
+
+    @property
+    def at_ns(self) -> Ints:
+        return self.open_ns + self.offsets * NS_PER_SECOND
 
 
 def _sessions(market: Market, row: int, first: date, last: date) -> Iterator[tuple[date, int, int]]:
@@ -117,34 +144,26 @@ def _sessions(market: Market, row: int, first: date, last: date) -> Iterator[tup
 
 
 def _day_candles(
-    market: Market,
-    row: int,
-    interval: Interval,
-    day: date,
-    span_ns: tuple[int, int],
-    *,
-    with_oi: bool,
+    market: Market, row: int, interval: Interval, day: _Day, prices: Ints, *, with_oi: bool
 ) -> list[tuple[datetime, Candle]]:
-    open_ns, until_ns = span_ns
-    offsets = np.arange(0, (until_ns - open_ns) // NS_PER_SECOND + 1, interval.sample_seconds)
-    prices = _prices(market, row, open_ns + offsets * NS_PER_SECOND)
+    offsets = day.offsets
     length = interval.seconds or 86_400
     # The point on the very close belongs to the candle before it, there is no later one.
     buckets = np.minimum(offsets, max(int(offsets[-1]) - 1, 0)) // length
     firsts = np.flatnonzero(np.diff(buckets, prepend=-1))
     ends = np.append(firsts[1:], len(offsets)) - 1
     highs, lows = np.maximum.reduceat(prices, firsts), np.minimum.reduceat(prices, firsts)
-    elapsed = (until_ns - open_ns) / NS_PER_SECOND
+    elapsed = (day.until_ns - day.open_ns) / NS_PER_SECOND
     edges = np.minimum(np.append(buckets[firsts] * length, np.inf), elapsed)
-    volumes = np.diff(_traded(market, row, day, edges))
-    interest = _open_interest(market, row, day, edges[1:])
-    midnight = datetime.combine(day, datetime.min.time(), tzinfo=IST)
+    volumes = np.diff(_traded(market, row, day.date, edges))
+    interest = _open_interest(market, row, day.date, edges[1:])
+    midnight = datetime.combine(day.date, datetime.min.time(), tzinfo=IST)
     result = []
     for place, (first, end) in enumerate(zip(firsts, ends, strict=True)):
         opened = (
             midnight
             if interval.seconds is None
-            else ist_datetime(open_ns + int(buckets[first]) * length * NS_PER_SECOND)
+            else ist_datetime(day.open_ns + int(buckets[first]) * length * NS_PER_SECOND)
         )
         candle: Candle = [
             opened.strftime("%Y-%m-%dT%H:%M:%S+0530"),
