@@ -1,0 +1,1 @@
+"""Pure option mathematics: prices in, volatilities and Greeks out; no I/O and no clock."""
