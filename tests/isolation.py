@@ -34,9 +34,11 @@ def main(service: str) -> int:
         python = Path(folder) / "venv" / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
         uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
-        install = [uv, "pip", "install", "--quiet", "--python", python] if uv else [
-            python, "-m", "pip", "install", "--quiet"
-        ]
+        install = (
+            [uv, "pip", "install", "--quiet", "--python", python]
+            if uv
+            else [python, "-m", "pip", "install", "--quiet"]
+        )
         # Versions as locked; the lock holds every extra, so it serves as a constraint here.
         constraints = Path(folder) / "constraints.txt"
         text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
@@ -45,7 +47,7 @@ def main(service: str) -> int:
         target = f"{ROOT}[{service}]"
         subprocess.run([*install, "--constraint", constraints, target], check=True)
         code = IMPORT_ALL.format(service=service)
-        environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH"}}
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         return subprocess.run(
             [python, "-c", code], check=False, cwd=folder, env=environment
         ).returncode

@@ -84,7 +84,8 @@ class Lifecycle:
         def ended(done: asyncio.Task[Any]) -> None:
             self._tasks.discard(done)
             if done.cancelled():
-                if not self.stop.is_set():
+                # Finite work may be cancelled by its owner; anything else may not just vanish.
+                if not (may_end or self.stop.is_set()):
                     self.fail(TaskEndedError(name), task=name)
                 return
             error = done.exception()

@@ -39,9 +39,13 @@ async def serve(settings: ControlSettings, life: Lifecycle) -> None:
     ):
         health.add("nats", lambda: None if bus.is_connected else "not connected")
         health.add("accounts", lambda: None if found.accounts else "no usable account")
+        # Others read the tables as soon as this process is ready.
+        migrated = asyncio.Event()
+        health.add("schema", lambda: None if migrated.is_set() else "waiting for PostgreSQL")
         await ensure(bus, streams.STREAMS, streams.BUCKETS)
         if not await schema.migrate(settings, database, life.stop):
             return
+        migrated.set()
         plans = Mirror(bus, streams.PLAN.name)
         status = Mirror(bus, streams.STATUS.name)
         life.spawn(plans.run(life.stop), name="plans")

@@ -26,6 +26,8 @@ from services.control.settings import ControlSettings
 
 # Rounds follow one another at this pace until the first plan is written.
 _EAGER_INTERVAL_SECONDS = 0.3
+# Between two rounds the accounts are looked after at this pace: a parked feed waits for it.
+_SESSION_INTERVAL_SECONDS = 1.0
 _STATUS_INTERVAL_SECONDS = 2.0
 # A dump that lost more than this share of the rows of the one before is a damaged download.
 _MAX_SHRINKAGE = 0.5
@@ -83,9 +85,13 @@ class Leader:
         """Lead until `stop` is set."""
         await self._adopt(stop)
         while not stop.is_set():
-            planned = await self._round()
-            pause = self._settings.plan_interval_seconds if planned else _EAGER_INTERVAL_SECONDS
-            await sleep_unless(stop, pause)
+            if not await self._round():
+                await sleep_unless(stop, _EAGER_INTERVAL_SECONDS)
+                continue
+            due = time.monotonic() + self._settings.plan_interval_seconds
+            while (left := due - time.monotonic()) > 0 and not stop.is_set():
+                await sleep_unless(stop, min(left, _SESSION_INTERVAL_SECONDS))
+                await self._step("sessions", self._refresh_sessions())
 
     async def _adopt(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
