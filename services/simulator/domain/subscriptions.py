@@ -44,13 +44,14 @@ def parse_command(text: str | bytes) -> Command | Rejected:
         return Rejected("Invalid JSON.")
     if not isinstance(message, dict):
         return Rejected('Invalid message: expected {"a": action, "v": value}.')
+    # Tuples, not sets, below: what a client sends may not be hashable.
     action, value, mode = message.get("a"), message.get("v"), None
     if action == "mode":
         name, value = value if isinstance(value, list) and len(value) == 2 else (None, None)
-        if name not in set(Mode):
+        if name not in tuple(Mode):
             return Rejected('Invalid mode message: expected "v": [mode, tokens].')
         mode = Mode(name)
-    elif action not in {"subscribe", "unsubscribe"}:
+    elif action not in ("subscribe", "unsubscribe"):
         return Rejected(f"Unknown action: {str(action)[:20]!r}.")
     if not isinstance(value, list) or not all(
         type(token) is int and 0 < token <= _MAX_TOKEN for token in value
