@@ -1,0 +1,187 @@
+"""One forward per expiry: the listed future, else put-call parity next to the money, else spot."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from libs.common.contracts.messages import ForwardSource
+from services.greeks.domain.book import Book
+from services.greeks.domain.instrument_table import InstrumentTable
+from services.greeks.domain.policy import Policy
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+SOURCES: Final[tuple[str | None, ...]] = (
+    None,
+    ForwardSource.FUTURE.value,
+    ForwardSource.SYNTHETIC.value,
+    ForwardSource.SPOT.value,
+)
+"""Wire names by source code; 0 stands for no forward yet."""
+NONE, FUTURE, SYNTHETIC, SPOT = range(4)
+
+SECONDS_PER_YEAR: Final = 365 * 86_400
+"""ACT/365, by seconds."""
+
+
+class Parity(NamedTuple):
+    """Parity forwards of m expiries.
+
+    Attributes:
+        forward: Median, rupees [m]; NaN with fewer usable strikes than asked for.
+        dispersion: Greatest less smallest of those taken, rupees [m]; NaN likewise.
+    """
+
+    forward: Floats
+    dispersion: Floats
+
+
+def parity_forwards(
+    strikes: Floats,
+    call_mids: Floats,
+    put_mids: Floats,
+    near: Floats,
+    growth: Floats,
+    *,
+    take: int = 5,
+    at_least: int = 3,
+) -> Parity:
+    """Median of `K + (C - P)·e^{rT}` over the usable strikes nearest the money.
+
+    Args:
+        strikes: float64[m, k], rupees; NaN where a ladder is shorter.
+        call_mids: float64[m, k], rupees; NaN where the book cannot be used.
+        put_mids: float64[m, k], likewise.
+        near: float64[m], where the money is thought to be, rupees; NaN if nobody knows, then it
+            is where call and put cost the same.
+        growth: float64[m], e^{rT}.
+        take: How many strikes are taken at most.
+        at_least: With fewer there is no forward: one wrong quote would be believed.
+    """
+    m, k = strikes.shape
+    if not k:
+        return Parity(np.full(m, np.nan), np.full(m, np.nan))
+    gap = call_mids - put_mids
+    usable = np.isfinite(gap) & np.isfinite(strikes)
+    forwards = strikes + gap * growth[:, None]
+    lost = np.flatnonzero(~np.isfinite(near))
+    if lost.size:
+        near = near.copy()
+        even = np.where(usable[lost], np.abs(gap[lost]), np.inf).argmin(axis=1)
+        near[lost] = strikes[lost, even]
+    distance = np.where(usable, np.abs(strikes - near[:, None]), np.inf)
+    if k > take:
+        nearest = np.argpartition(distance, take - 1, axis=1)[:, :take]
+        distance = np.take_along_axis(distance, nearest, axis=1)
+        forwards = np.take_along_axis(forwards, nearest, axis=1)
+    # What cannot be used sorts behind everything that can.
+    ordered = np.sort(np.where(np.isfinite(distance), forwards, np.inf), axis=1)
+    count = np.isfinite(ordered).sum(axis=1)
+    rows = np.arange(m)
+    last = np.maximum(count - 1, 0)
+    middle = 0.5 * (ordered[rows, last // 2] + ordered[rows, (last + 1) // 2])
+    spread = ordered[rows, last] - np.where(count > 0, ordered[:, 0], 0.0)
+    known = count >= at_least
+    return Parity(np.where(known, middle, np.nan), np.where(known, spread, np.nan))
+
+
+class Forwards:
+    """The forward of every expiry of a shard, by expiry id.
+
+    Attributes:
+        forward: float64, rupees; NaN before the first.
+        source: uint8 code into `SOURCES`.
+        dispersion: float64, rupees; NaN unless synthetic.
+        is_stale: bool: nothing fresh was at hand, the forward is the newest there is.
+        touched: bool: changed since it was last published.
+    """
+
+    __slots__ = ("dispersion", "forward", "is_stale", "source", "touched")
+
+    def __init__(self, count: int) -> None:
+        self.forward: Floats = np.full(count, np.nan)
+        self.source: npt.NDArray[np.uint8] = np.zeros(count, np.uint8)
+        self.dispersion: Floats = np.full(count, np.nan)
+        self.is_stale: Bools = np.zeros(count, np.bool_)
+        self.touched: Bools = np.zeros(count, np.bool_)
+
+    def grow(self, count: int) -> None:
+        """Make room for more expiries; what is there stays."""
+        extra = count - self.forward.size
+        if extra <= 0:
+            return
+        empty = Forwards(extra)
+        for name in Forwards.__slots__:
+            setattr(self, name, np.concatenate((getattr(self, name), getattr(empty, name))))
+
+    def forget(self) -> None:
+        """Forget every forward."""
+        self.forward[:] = np.nan
+        self.dispersion[:] = np.nan
+        self.source[:] = NONE
+        self.is_stale[:] = False
+        self.touched[:] = False
+
+    def update(
+        self, which: Ints, table: InstrumentTable, book: Book, market_s: float, policy: Policy
+    ) -> None:
+        """Choose the forward of some expiries anew.
+
+        Args:
+            which: Expiry ids [m], each once.
+            table: The instruments.
+            book: Their newest prices.
+            market_s: Market time, epoch seconds.
+            policy: How old a price may be, and the rate.
+        """
+        if not which.size:
+            return
+        tte = np.maximum(table.instant_s[which] - market_s, 0.0) / SECONDS_PER_YEAR
+        growth = np.exp(policy.rate * tte)
+        future, spot = table.future[which], table.spot[which]
+        by_future, by_spot = book.last_price[future], book.last_price[spot] * growth
+        future_fresh = book.seen_s[future] >= market_s - policy.future_max_age_seconds
+        spot_fresh = book.seen_s[spot] >= market_s - policy.spot_max_age_seconds
+
+        # Worst first, each better source overwrites: an old one is used, and called stale.
+        forward, source = self.forward[which], self.source[which]
+        dispersion = np.full(which.size, np.nan)
+        stale = np.ones(which.size, np.bool_)
+        unknown = ~np.isfinite(forward)
+        for prices, code in ((by_spot, SPOT), (by_future, FUTURE)):
+            usable = unknown & np.isfinite(prices)
+            forward[usable], source[usable] = prices[usable], code
+        chosen = spot_fresh & np.isfinite(by_spot)
+        forward[chosen], source[chosen], stale[chosen] = by_spot[chosen], SPOT, False
+        chosen = future_fresh & np.isfinite(by_future)
+        forward[chosen], source[chosen], stale[chosen] = by_future[chosen], FUTURE, False
+
+        rest = np.flatnonzero(~chosen)
+        if rest.size:
+            ids = which[rest]
+            oldest_s = market_s - policy.quote_max_age_seconds
+            near = self.forward[ids]
+            near = np.where(np.isfinite(near), near, by_future[rest])
+            near = np.where(np.isfinite(near), near, by_spot[rest])
+            parity = parity_forwards(
+                table.strikes[ids],
+                book.mid(table.calls[ids], oldest_s),
+                book.mid(table.puts[ids], oldest_s),
+                near,
+                growth[rest],
+                take=policy.parity_strikes,
+                at_least=policy.parity_strikes_min,
+            )
+            known = np.isfinite(parity.forward)
+            rows = rest[known]
+            forward[rows], source[rows], stale[rows] = parity.forward[known], SYNTHETIC, False
+            dispersion[rows] = parity.dispersion[known]
+
+        self.forward[which] = forward
+        self.source[which] = source
+        self.dispersion[which] = dispersion
+        self.is_stale[which] = stale
+        self.touched[which] = np.isfinite(forward)

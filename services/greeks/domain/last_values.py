@@ -1,0 +1,84 @@
+"""Which last values are due: the newest tick of every instrument, at most once an interval."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+PHASES: Final = 20
+"""An interval has so many turns; in each, one slot in twenty may be written. That spreads the
+writes evenly, and no instrument needs a timer of its own."""
+
+
+class Lines:
+    """The lines of one tick message, cut apart only when one of them is asked for.
+
+    Args:
+        payload: Newline-delimited JSON with a newline at the end.
+    """
+
+    __slots__ = ("_ends", "payload")
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self._ends: list[int] | None = None
+
+    def line(self, row: int) -> bytes:
+        """One line without its newline."""
+        if self._ends is None:
+            found = np.flatnonzero(np.frombuffer(self.payload, np.uint8) == ord("\n"))
+            self._ends = found.tolist()
+        start = self._ends[row - 1] + 1 if row else 0
+        return self.payload[start : self._ends[row]]
+
+
+class LastValues:
+    """The newest unwritten tick of every slot.
+
+    A slot's newest value is always given out within one interval (the trailing edge), and no slot
+    is given out twice within one. Only a reference to the message is kept until then, so a tick
+    that is soon followed by another costs nothing.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._lines: npt.NDArray[np.object_] = np.full(capacity, None, dtype=np.object_)
+        self._row: Ints = np.zeros(capacity, np.int64)
+        self._due: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
+
+    def grow(self, capacity: int) -> None:
+        """Make room for more slots."""
+        extra = capacity - self._due.size
+        if extra > 0:
+            self._lines = np.concatenate((self._lines, np.full(extra, None, dtype=np.object_)))
+            self._row = np.concatenate((self._row, np.zeros(extra, np.int64)))
+            self._due = np.concatenate((self._due, np.zeros(extra, np.bool_)))
+
+    def note(self, slots: Ints, payload: bytes) -> None:
+        """A message was made of these slots, one line each, in this order."""
+        self._lines[slots] = Lines(payload)
+        self._row[slots] = np.arange(slots.size)
+        self._due[slots] = True
+
+    def take(self, phase: int) -> Iterator[tuple[int, bytes]]:
+        """Give out what is due in a turn, as (slot, line).
+
+        Args:
+            phase: Counts the turns up; there are `PHASES` in an interval.
+        """
+        first = phase % PHASES
+        yield from self._give(np.flatnonzero(self._due[first::PHASES]) * PHASES + first)
+
+    def take_all(self) -> Iterator[tuple[int, bytes]]:
+        """Give out everything that is due: the owner leaves."""
+        yield from self._give(np.flatnonzero(self._due))
+
+    def _give(self, slots: Ints) -> Iterator[tuple[int, bytes]]:
+        rows = self._row[slots].tolist()
+        for slot, row in zip(slots.tolist(), rows, strict=True):
+            line = self._lines[slot].line(row)
+            self._lines[slot] = None
+            self._due[slot] = False
+            yield slot, line

@@ -1,0 +1,267 @@
+"""The packets of one or many frames as structure of arrays, with the frame each came in."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from libs.common.kite.frames import (
+    ABSENT,
+    MAX_PACKETS,
+    Columns,
+    FrameError,
+    ModeCode,
+    decode_columns,
+)
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_LTP_BYTES: Final = 10
+"""A packet of eight bytes and its length field; the others likewise."""
+_QUOTE_BYTES: Final = 46
+_FULL_BYTES: Final = 186
+_INDEX_QUOTE_BYTES: Final = 30
+_INDEX_FULL_BYTES: Final = 34
+
+
+class Depth(NamedTuple):
+    """Order books, one row per packet: five bids, then five asks, best first.
+
+    Attributes:
+        prices: float64[n, 10], rupees; NaN where the packet has none.
+        quantities: int64[n, 10]; -1 where the packet has none, 0 at an empty level.
+        orders: int64[n, 10]; likewise.
+    """
+
+    prices: Floats
+    quantities: Ints
+    orders: Ints
+
+
+class BadFrame(NamedTuple):
+    """A frame that was left out.
+
+    Attributes:
+        position: Which of the frames.
+        reason: One of `libs.common.kite.frames.FrameFault`.
+    """
+
+    position: int
+    reason: str
+
+
+class Packets:
+    """n packets in the order of their frames; every property has shape [n].
+
+    Absent values are NaN (prices), -1 (quantities) and 0 (times), as the decoder gives them. Treat
+    the arrays as read-only.
+
+    Attributes:
+        mode: `ModeCode` of each packet.
+        frame: Index of the frame it came in.
+    """
+
+    __slots__ = ("_floats", "_ints", "_origin", "_sources", "frame", "mode")
+
+    def __init__(
+        self,
+        *,
+        floats: Floats,
+        ints: Ints,
+        mode: npt.NDArray[np.uint8],
+        frame: Ints,
+        origin: Ints,
+        sources: Sequence[Columns],
+    ) -> None:
+        self.mode = mode
+        self.frame = frame
+        self._floats = floats
+        self._ints = ints
+        self._origin = origin
+        self._sources = sources
+
+    @classmethod
+    def of(cls, sources: Sequence[Columns], frame: Ints) -> "Packets":
+        """Put decoded frames one behind the other.
+
+        Args:
+            sources: Decoded frames, n rows in all.
+            frame: Index of the frame of every row [n].
+        """
+        floats = [
+            np.stack((c.last_price, c.bid, c.ask, c.open, c.high, c.low, c.close)) for c in sources
+        ]
+        ints = [
+            np.stack((c.token, c.bid_qty, c.ask_qty, c.volume, c.oi, c.exchange_ts_s))
+            for c in sources
+        ]
+        modes = [c.mode for c in sources]
+        return cls(
+            floats=np.concatenate(floats, axis=1) if floats else np.empty((7, 0)),
+            ints=np.concatenate(ints, axis=1) if ints else np.empty((6, 0), np.int64),
+            mode=np.concatenate(modes) if modes else np.empty(0, np.uint8),
+            frame=frame,
+            origin=np.arange(frame.size),
+            sources=sources,
+        )
+
+    def __len__(self) -> int:
+        """Number of packets."""
+        return self.frame.size
+
+    def take(self, rows: Ints) -> "Packets":
+        """The packets at these positions, in this order."""
+        return Packets(
+            floats=self._floats[:, rows],
+            ints=self._ints[:, rows],
+            mode=self.mode[rows],
+            frame=self.frame[rows],
+            origin=self._origin[rows],
+            sources=self._sources,
+        )
+
+    @property
+    def last_price(self) -> Floats:
+        """Rupees."""
+        return self._price(0)
+
+    @property
+    def bid(self) -> Floats:
+        """Best bid, rupees; 0.0 if nobody bids."""
+        return self._price(1)
+
+    @property
+    def ask(self) -> Floats:
+        """Best ask, rupees; 0.0 if nobody offers."""
+        return self._price(2)
+
+    @property
+    def ohlc(self) -> Floats:
+        """Open, high, low and the previous session's close, rupees [4, n]."""
+        block: Floats = self._floats[3:7]
+        return block
+
+    @property
+    def close(self) -> Floats:
+        """The previous session's close, rupees."""
+        return self._price(6)
+
+    @property
+    def token(self) -> Ints:
+        """Instrument tokens."""
+        return self._whole(0)
+
+    @property
+    def bid_qty(self) -> Ints:
+        """Units at the best bid."""
+        return self._whole(1)
+
+    @property
+    def ask_qty(self) -> Ints:
+        """Units at the best ask."""
+        return self._whole(2)
+
+    @property
+    def volume(self) -> Ints:
+        """Units traded on the day."""
+        return self._whole(3)
+
+    @property
+    def oi(self) -> Ints:
+        """Open interest in units."""
+        return self._whole(4)
+
+    @property
+    def exchange_ts_s(self) -> Ints:
+        """Exchange timestamps, epoch seconds; 0 where there is none."""
+        return self._whole(5)
+
+    @property
+    def has_depth(self) -> npt.NDArray[np.bool_]:
+        """Which packets carry an order book: tradable instruments in full mode."""
+        carried: npt.NDArray[np.bool_] = (self.mode == ModeCode.FULL) & (self.bid_qty != ABSENT)
+        return carried
+
+    def depth(self, rows: Ints) -> Depth:
+        """The order books at these positions; decoded when first asked for."""
+        origin = self._origin[rows]
+        decoded = [columns.depth for columns in self._sources]
+        if len(decoded) == 1:
+            books = decoded[0]
+            return Depth(books.prices[origin], books.quantities[origin], books.orders[origin])
+        return Depth(
+            np.concatenate([d.prices for d in decoded])[origin],
+            np.concatenate([d.quantities for d in decoded])[origin],
+            np.concatenate([d.orders for d in decoded])[origin],
+        )
+
+    def _price(self, row: int) -> Floats:
+        values: Floats = self._floats[row]
+        return values
+
+    def _whole(self, row: int) -> Ints:
+        values: Ints = self._ints[row]
+        return values
+
+
+def read_frames(payloads: Sequence[bytes]) -> tuple[Packets, list[BadFrame]]:
+    """Decode frames into one structure of arrays.
+
+    Many small frames cost as much as one large one: they are joined before they are decoded.
+
+    Args:
+        payloads: Kite frames, oldest first.
+
+    Returns:
+        The packets of known length in order, and the frames that are none.
+    """
+    if len(payloads) > 1:
+        joined = _read_joined(payloads)
+        if joined is not None:
+            return joined, []
+    sources: list[Columns] = []
+    frames: list[Ints] = []
+    bad: list[BadFrame] = []
+    for index, payload in enumerate(payloads):
+        try:
+            columns = decode_columns(payload)
+        except FrameError as error:
+            bad.append(BadFrame(index, error.reason))
+            continue
+        if len(columns):
+            sources.append(columns)
+            frames.append(np.full(len(columns), index))
+    frame = np.concatenate(frames) if frames else np.empty(0, np.int64)
+    return Packets.of(sources, frame), bad
+
+
+def _read_joined(payloads: Sequence[bytes]) -> Packets | None:
+    """Decode all frames as one; None unless that provably equals decoding one by one."""
+    counts = np.array([int.from_bytes(payload[:2], "big") for payload in payloads])
+    total = int(counts.sum())
+    if not 0 < total <= MAX_PACKETS or not counts.all():
+        return None
+    joined = b"".join([total.to_bytes(2, "big"), *(payload[2:] for payload in payloads)])
+    try:
+        columns = decode_columns(joined)
+    except FrameError:
+        return None
+    if len(columns) != total:
+        return None  # Packets of unknown length: whose they are, only their own frame tells.
+    # Each frame must end exactly where its own packets end, not only all of them together.
+    sizes = np.where(
+        columns.mode == ModeCode.FULL,
+        np.where(columns.bid_qty == ABSENT, _INDEX_FULL_BYTES, _FULL_BYTES),
+        np.where(
+            columns.mode == ModeCode.LTP,
+            _LTP_BYTES,
+            np.where(columns.volume == ABSENT, _INDEX_QUOTE_BYTES, _QUOTE_BYTES),
+        ),
+    )
+    starts = np.concatenate(([0], counts.cumsum()[:-1]))
+    lengths = np.array([len(payload) - 2 for payload in payloads])
+    if (np.add.reduceat(sizes, starts) != lengths).any():
+        return None
+    return Packets.of([columns], np.repeat(np.arange(len(payloads)), counts))

@@ -1,0 +1,410 @@
+"""One shard's market: frames go in, priced and encoded ticks come out."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from libs.common.contracts import codec
+from libs.common.contracts.messages import Forward, ForwardSource, InstrumentSet, Source
+from services.greeks.domain.batching import every_packet, newest_only
+from services.greeks.domain.book import Book
+from services.greeks.domain.chain_pricer import STATUS_NAMES, Engine, Priced, price_options
+from services.greeks.domain.forward import SECONDS_PER_YEAR, SOURCES, Forwards
+from services.greeks.domain.instrument_table import NOBODY, ExpiryInstant, InstrumentTable
+from services.greeks.domain.last_values import LastValues
+from services.greeks.domain.market_clock import MarketClock
+from services.greeks.domain.packets import Packets, read_frames
+from services.greeks.domain.policy import Policy
+from services.greeks.domain.tick_encoding import (
+    DEPTH_BYTES,
+    TICK_BYTES,
+    TickColumns,
+    encode,
+    rows_of,
+)
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+MAX_MESSAGE_BYTES: Final = 512 * 1024
+"""Ticks of one underlying are split beyond this; NATS takes 1 MiB by default."""
+
+_STATUS_NAMES: Final = np.array(STATUS_NAMES, dtype=np.object_)
+_SOURCES: Final = np.array(SOURCES, dtype=np.object_)
+
+
+class Frame(NamedTuple):
+    """A frame as it was received.
+
+    Attributes:
+        payload: A Kite frame.
+        received_ns: When ingest received it, epoch nanoseconds.
+        source: `live` or `sim`.
+    """
+
+    payload: bytes
+    received_ns: int
+    source: str
+
+
+class TickMessage(NamedTuple):
+    """Ticks of one underlying, ready to be published.
+
+    Attributes:
+        subject: Where they go.
+        payload: Newline-delimited JSON.
+        slots: Slot of each line.
+    """
+
+    subject: str
+    payload: bytes
+    slots: Ints
+
+
+class Tally(msgspec.Struct):
+    """What happened to the packets of a batch; every one is in exactly one number.
+
+    Attributes:
+        ticks: Turned into ticks.
+        conflated: Made obsolete by a newer packet of the same instrument.
+        unknown: Of instruments that no instrument set holds.
+        bad_frames: Frames that are none, by reason.
+        statuses: Options priced, by status.
+        resets: How often the market's time went back or the source changed.
+    """
+
+    ticks: int = 0
+    conflated: int = 0
+    unknown: int = 0
+    bad_frames: Counter[str] = msgspec.field(default_factory=Counter)
+    statuses: Counter[str] = msgspec.field(default_factory=Counter)
+    resets: int = 0
+
+
+class Shard:
+    """State of one shard for one lease term.
+
+    Args:
+        epoch: The lease term; stands in every tick.
+        expiry_instant: The dated calendar's answer to when contracts die.
+        policy: Conventions.
+        engine: What solves volatilities.
+        now_ns: Wall clock for `greeks_ts`, epoch nanoseconds.
+
+    Attributes:
+        table: The shard's instruments.
+        book: Their newest prices.
+        forwards: The forward of every expiry.
+        last_values: Newest ticks that are not yet written.
+        clock: The market's time.
+    """
+
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        expiry_instant: ExpiryInstant,
+        policy: Policy,
+        engine: Engine,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self.epoch = epoch
+        self.table = InstrumentTable(expiry_instant)
+        self.book = Book(self.table.capacity)
+        self.forwards = Forwards(0)
+        self.last_values = LastValues(self.table.capacity)
+        self.clock = MarketClock()
+        self._policy = policy
+        self._engine = engine
+        self._now_ns = now_ns
+        self._source: str | None = None
+
+    def use_instruments(self, update: InstrumentSet) -> None:
+        """Take a new set of one underlying; prices of instruments that stay are kept."""
+        reused = self.table.apply(update)
+        self.book.grow(self.table.capacity)
+        self.last_values.grow(self.table.capacity)
+        self.forwards.grow(len(self.table.expiries))
+        if reused:
+            self.book.forget(np.array(reused))
+
+    def work(
+        self, frames: Sequence[Frame], *, conflate: bool, tally: Tally
+    ) -> Iterator[TickMessage]:
+        """Price a batch; state moves on as far as the result is consumed.
+
+        Args:
+            frames: Oldest first.
+            conflate: Price only the newest packet of every instrument.
+            tally: Counts are added to it.
+
+        Yields:
+            Messages in the order in which they should be published.
+        """
+        for source, group in _by_source(frames):
+            yield from self._work(group, source, conflate=conflate, tally=tally)
+
+    def _work(
+        self, frames: Sequence[Frame], source: str, *, conflate: bool, tally: Tally
+    ) -> Iterator[TickMessage]:
+        packets, slots = self._read(frames, source, tally)
+        rounds = newest_only(slots) if conflate else every_packet(slots, packets.frame)
+        tally.conflated += rounds.conflated
+        received = [frame.received_ns for frame in frames]
+        whole = len(rounds.rows) == 1 and rounds.rows[0].size == slots.size
+        for rows in rounds.rows:
+            # Packets of one underlying next to one another, since they share a message.
+            underlying = self.table.underlying_id[slots if whole else slots[rows]]
+            if (underlying[1:] != underlying[:-1]).any():
+                order = np.argsort(underlying, kind="stable")
+                rows, underlying = rows[order], underlying[order]  # noqa: PLW2901  # In their new order.
+                chosen, part = slots[rows], packets.take(rows)
+            elif whole:
+                chosen, part = slots, packets
+            else:
+                chosen, part = slots[rows], packets.take(rows)
+            yield from self._turn(chosen, part, underlying, received, source, tally)
+
+    def _read(self, frames: Sequence[Frame], source: str, tally: Tally) -> tuple[Packets, Ints]:
+        """Decode, drop what is unknown, and move the clock."""
+        packets, bad = read_frames([frame.payload for frame in frames])
+        for frame in bad:
+            tally.bad_frames[frame.reason] += 1
+        slots = self.table.slots_of(packets.token)
+        known = slots != NOBODY
+        if not known.all():
+            rows = np.flatnonzero(known)
+            tally.unknown += slots.size - rows.size
+            packets, slots = packets.take(rows), slots[rows]
+        if not slots.size:
+            return packets, slots
+        if source != self._source:
+            if self._source is not None:
+                tally.resets += 1
+                self._reset()
+            self._source = source
+        newest_s = int(packets.exchange_ts_s.max())
+        if self.clock.advance(newest_s, frames[-1].received_ns):
+            tally.resets += 1
+            self.book.forget()
+            self.forwards.forget()
+        return packets, slots
+
+    def _reset(self) -> None:
+        """Another market speaks: nothing of the old one may mix with it."""
+        self.clock = MarketClock()
+        self.book.forget()
+        self.forwards.forget()
+
+    def _seen(self, packets: Packets) -> Floats:
+        """Market time of every packet; those without a stamp are as new as the market."""
+        stamp = packets.exchange_ts_s
+        return np.where(stamp > 0, stamp, self.clock.now_s).astype(np.float64)
+
+    def _turn(
+        self,
+        slots: Ints,
+        packets: Packets,
+        underlying: Ints,
+        received: Sequence[int],
+        source: str,
+        tally: Tally,
+    ) -> Iterator[TickMessage]:
+        """Price and encode packets of different instruments, grouped by underlying."""
+        table, book = self.table, self.book
+        market_s = float(self.clock.now_s)
+        seen_s = self._seen(packets)
+        book.take(slots, packets, seen_s)
+        self._move_forwards(slots, market_s)
+        options = np.flatnonzero(table.flag[slots])
+        behind = market_s - seen_s > self._policy.timestamp_max_lag_seconds
+        at_s = np.where(behind, market_s, seen_s)
+        priced = price_options(
+            slots[options],
+            at_s[options],
+            table,
+            book,
+            self.forwards,
+            market_s,
+            policy=self._policy,
+            engine=self._engine,
+        )
+        counts = np.bincount(priced.status, minlength=len(STATUS_NAMES))
+        for code in np.flatnonzero(counts).tolist():
+            tally.statuses[STATUS_NAMES[code]] += int(counts[code])
+        book.seq[slots] += 1
+        columns = self._columns(slots, packets, options, priced, received, source)
+        rows = rows_of(columns)
+        row_bytes = TICK_BYTES + (DEPTH_BYTES if columns.depth is not None else 0)
+        starts = [0, *(np.flatnonzero(underlying[1:] != underlying[:-1]) + 1).tolist()]
+        tally.ticks += slots.size
+        for first, last in zip(starts, [*starts[1:], slots.size], strict=True):
+            subject = table.tick_subjects[int(underlying[first])]
+            done = first
+            for count, payload in encode(
+                rows[first:last], max_bytes=MAX_MESSAGE_BYTES, row_bytes=row_bytes
+            ):
+                part = slots[done : done + count]
+                self.last_values.note(part, payload)
+                yield TickMessage(subject, payload, part)
+                done += count
+
+    def _move_forwards(self, slots: Ints, market_s: float) -> None:
+        """Choose anew the forwards that a packet of the batch may have moved."""
+        table = self.table
+        if not table.instant_s.size:
+            return
+        touched = np.zeros(table.instant_s.size + 1, np.bool_)
+        # Spots have expiry -1 and so touch the spare last place; they are told by their slot.
+        touched[table.expiry_id[slots]] = True
+        present = np.zeros(table.capacity, np.bool_)
+        present[slots[table.expiry_id[slots] < 0]] = True
+        which = np.flatnonzero(touched[:-1] | present[table.spot])
+        self.forwards.update(which, table, self.book, market_s, self._policy)
+
+    def _columns(
+        self,
+        slots: Ints,
+        packets: Packets,
+        options: Ints,
+        priced: Priced,
+        received: Sequence[int],
+        source: str,
+    ) -> TickColumns:
+        n = slots.size
+        book = self.book
+        last = book.last_price[slots]
+        ohlc = packets.ohlc
+        ohlc = np.where((ohlc > 0.0).all(axis=0), ohlc, np.nan)
+        close = packets.close
+        has_depth = packets.has_depth
+        depth_rows = np.flatnonzero(has_depth)
+        frame = packets.frame
+        return TickColumns(
+            head=self.table.head[slots],
+            last_price=last,
+            bid=book.bid[slots],
+            ask=book.ask[slots],
+            bid_qty=packets.bid_qty,
+            ask_qty=packets.ask_qty,
+            volume=packets.volume,
+            oi=packets.oi,
+            change=(last - close) * 100.0 / np.where(close > 0.0, close, np.nan),
+            ohlc=ohlc,
+            depth_rows=depth_rows,
+            depth=packets.depth(depth_rows) if depth_rows.size else None,
+            iv=_spread(priced.iv, options, n),
+            bid_iv=_spread(priced.bid_iv, options, n),
+            ask_iv=_spread(priced.ask_iv, options, n),
+            smile_iv=_spread(priced.smile_iv, options, n),
+            greeks=_spread(priced.greeks, options, n),
+            iv_status=_named(_STATUS_NAMES, priced.status, options, n),
+            forward=_spread(priced.forward, options, n),
+            forward_source=_named(_SOURCES, priced.source, options, n),
+            tte=_spread(priced.tte, options, n),
+            seq=book.seq[slots],
+            epoch=self.epoch,
+            exchange_ts_s=packets.exchange_ts_s,
+            ingest_ts=(
+                [received[0]] * n
+                if len(received) == 1
+                else np.array(received, np.int64)[frame].tolist()
+            ),
+            greeks_ts=self._now_ns(),
+            source=source,
+        )
+
+    def take_forwards(self, expiry_ids: Ints) -> Iterator[tuple[str, bytes]]:
+        """Spell the forwards of some expiries, as (subject, payload), and mark them published.
+
+        Args:
+            expiry_ids: Those whose turn it is; without a forward they are left out.
+        """
+        forwards, table, book = self.forwards, self.table, self.book
+        market_s = float(self.clock.now_s)
+        now_ns = self._now_ns()
+        for expiry_id in expiry_ids.tolist():
+            forwards.touched[expiry_id] = False
+            value = float(forwards.forward[expiry_id])
+            name = SOURCES[int(forwards.source[expiry_id])]
+            if name is None or not np.isfinite(value):
+                continue
+            expiry = table.expiries[expiry_id]
+            spot = _or_none(book.last_price[table.spot[expiry_id]])
+            message = Forward(
+                underlying=expiry.underlying,
+                expiry=expiry.day,
+                forward=value,
+                source=ForwardSource(name),
+                spot=spot,
+                basis=None if spot is None else value - spot,
+                dispersion=_or_none(forwards.dispersion[expiry_id]),
+                **self._at_the_money(expiry_id, value, market_s),
+                tte=(expiry.instant_s - market_s) / SECONDS_PER_YEAR,
+                exchange_ts=self.clock.now_s * 1_000_000_000 or None,
+                greeks_ts=now_ns,
+                feed=Source(self._source or Source.SIM),
+            )
+            yield expiry.subject, codec.to_json(message)
+
+    def _at_the_money(
+        self, expiry_id: int, forward: float, market_s: float
+    ) -> dict[str, float | None]:
+        """Strike, volatility and straddle nearest the forward; None where unknown."""
+        expiry = self.table.expiries[expiry_id]
+        book, policy = self.book, self._policy
+        # Only strikes that somebody streams: the dump lists hundreds that nobody does.
+        streamed = np.isfinite(book.seen_s[expiry.calls]) | np.isfinite(book.seen_s[expiry.puts])
+        if not streamed.any():
+            return {"atm_strike": None, "atm_iv": None, "straddle": None}
+        distance = np.where(streamed, np.abs(expiry.strikes - forward), np.inf)
+        at = int(distance.argmin())
+        legs = np.array([expiry.calls[at], expiry.puts[at]])
+        fresh = book.iv_seen_s[legs] >= market_s - policy.smile_max_age_seconds
+        ivs = book.iv[legs][fresh & np.isfinite(book.iv[legs])]
+        mids = book.mid(legs, market_s - policy.quote_max_age_seconds)
+        prices = np.where(np.isfinite(mids), mids, book.last_price[legs])
+        return {
+            "atm_strike": float(expiry.strikes[at]),
+            "atm_iv": float(ivs.mean()) if ivs.size else None,
+            "straddle": _or_none(prices.sum()),
+        }
+
+
+def _by_source(frames: Sequence[Frame]) -> Iterator[tuple[str, Sequence[Frame]]]:
+    """Runs of frames of one source; nearly always a single one."""
+    first = 0
+    for index in range(1, len(frames) + 1):
+        if index == len(frames) or frames[index].source != frames[first].source:
+            yield frames[first].source, frames[first:index]
+            first = index
+
+
+def _spread(values: Floats, rows: Ints, n: int) -> Floats:
+    """Values of some rows over all n of them, NaN elsewhere; the last axis is the row."""
+    if rows.size == n:
+        return values
+    spread = np.full((*values.shape[:-1], n), np.nan)
+    spread[..., rows] = values
+    return spread
+
+
+def _named(
+    names: npt.NDArray[np.object_], codes: npt.NDArray[np.uint8], rows: Ints, n: int
+) -> Sequence[str | None]:
+    """Names of the codes of some rows over all n of them, None elsewhere."""
+    if not rows.size:
+        return list(repeat(None, n))
+    spread = np.full(n, None, dtype=np.object_)
+    spread[rows] = names[codes]
+    listed: list[str | None] = spread.tolist()
+    return listed
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

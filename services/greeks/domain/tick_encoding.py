@@ -1,0 +1,225 @@
+"""Turns columns of ticks into newline-delimited JSON, byte for byte that of `messages.Tick`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat, starmap
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from libs.common.contracts.messages import Depth, DepthLevel, Ohlc, Tick
+from services.greeks.domain.packets import Depth as Books
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Objects = npt.NDArray[np.object_]
+
+HEAD_FIELDS: Final = 7
+"""So many fields of a tick never change; they travel as one piece (`InstrumentTable.head`)."""
+TICK_BYTES: Final = 900
+"""About the length of a tick without depth: so many rows are encoded before the size is checked."""
+DEPTH_BYTES: Final = 500
+"""About what five levels a side add."""
+
+# A tick as the encoder wants it: the head as raw JSON in place of the token's value, then the
+# other fields by position. Structs made by position from zipped columns are the cheapest rows in
+# Python, and msgspec writes NaN as null, so a column needs no row-wise care.
+_Row: Final[Any] = msgspec.defstruct(
+    "_Row",
+    [
+        (name, Any)
+        for name in (
+            Tick.__struct_fields__[0],
+            *Tick.__struct_fields__[HEAD_FIELDS:],
+        )
+    ],
+    gc=False,
+)
+_Level: Final[Any] = msgspec.defstruct(
+    "_Level", [(name, Any) for name in DepthLevel.__struct_fields__], gc=False
+)
+_Depth: Final[Any] = msgspec.defstruct(
+    "_Depth", [(name, Any) for name in Depth.__struct_fields__], gc=False
+)
+_Ohlc: Final[Any] = msgspec.defstruct(
+    "_Ohlc", [(name, Any) for name in Ohlc.__struct_fields__], gc=False
+)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class TickColumns(msgspec.Struct, kw_only=True, gc=False):
+    """n ticks, column by column; NaN, -1 (quantities) and 0 (times) stand for null.
+
+    Attributes:
+        head: `InstrumentTable.head` of each [n].
+        last_price: Rupees [n].
+        bid: Rupees [n].
+        ask: Rupees [n].
+        bid_qty: Units [n].
+        ask_qty: Units [n].
+        volume: Units [n].
+        oi: Units [n].
+        change: Percent [n].
+        ohlc: Rupees [4, n]; any NaN makes the whole null.
+        depth_rows: Which ticks carry an order book, ascending [d].
+        depth: Their books [d, 10], None if d is 0.
+        iv: Per year [n], as the next three.
+        bid_iv: [n].
+        ask_iv: [n].
+        smile_iv: [n].
+        greeks: delta, gamma, theta, vega, rho [5, n].
+        iv_status: Names [n], None unless an option.
+        forward: Rupees [n].
+        forward_source: Names [n], or None.
+        tte: Years [n].
+        seq: [n].
+        epoch: Of the lease.
+        exchange_ts_s: Epoch seconds [n].
+        ingest_ts: Epoch nanoseconds [n].
+        greeks_ts: Epoch nanoseconds.
+        source: `live` or `sim`, for all.
+    """
+
+    head: Objects
+    last_price: Floats
+    bid: Floats
+    ask: Floats
+    bid_qty: Ints
+    ask_qty: Ints
+    volume: Ints
+    oi: Ints
+    change: Floats
+    ohlc: Floats
+    depth_rows: Ints
+    depth: Books | None
+    iv: Floats
+    bid_iv: Floats
+    ask_iv: Floats
+    smile_iv: Floats
+    greeks: Floats
+    iv_status: Sequence[str | None]
+    forward: Floats
+    forward_source: Sequence[str | None]
+    tte: Floats
+    seq: Ints
+    epoch: int
+    exchange_ts_s: Ints
+    ingest_ts: Sequence[int]
+    greeks_ts: int
+    source: str
+
+
+def rows_of(ticks: TickColumns) -> list[Any]:
+    """Make one encodable row per tick."""
+    return list(
+        starmap(
+            _Row,
+            zip(
+                ticks.head.tolist(),
+                ticks.last_price.tolist(),
+                ticks.bid.tolist(),
+                ticks.ask.tolist(),
+                _nullable(ticks.bid_qty, ticks.bid_qty > 0),
+                _nullable(ticks.ask_qty, ticks.ask_qty > 0),
+                _nullable(ticks.volume, ticks.volume >= 0),
+                _nullable(ticks.oi, ticks.oi >= 0),
+                ticks.change.tolist(),
+                _ohlc(ticks.ohlc),
+                _depth(ticks),
+                ticks.iv.tolist(),
+                ticks.bid_iv.tolist(),
+                ticks.ask_iv.tolist(),
+                ticks.smile_iv.tolist(),
+                *(greek.tolist() for greek in ticks.greeks),
+                ticks.iv_status,
+                ticks.forward.tolist(),
+                ticks.forward_source,
+                ticks.tte.tolist(),
+                ticks.seq.tolist(),
+                repeat(ticks.epoch),
+                _nullable(ticks.exchange_ts_s * 1_000_000_000, ticks.exchange_ts_s > 0),
+                ticks.ingest_ts,
+                repeat(ticks.greeks_ts),
+                repeat(ticks.source),
+                strict=False,
+            ),
+        )
+    )
+
+
+def encode(rows: Sequence[Any], *, max_bytes: int, row_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Encode rows into as few messages as their limit allows, in order.
+
+    Args:
+        rows: Of one underlying, from `rows_of`.
+        max_bytes: No message is longer, unless a single tick is.
+        row_bytes: About the length of a row; only decides how often the guess is wrong.
+
+    Yields:
+        How many rows, and their newline-delimited JSON with a newline at the end.
+    """
+    step = max(1, max_bytes // row_bytes)
+    start = 0
+    while start < len(rows):
+        count = min(step, len(rows) - start)
+        payload = _ENCODER.encode_lines(rows[start : start + count])
+        while len(payload) > max_bytes and count > 1:
+            count = step = (count + 1) // 2
+            payload = _ENCODER.encode_lines(rows[start : start + count])
+        yield count, payload
+        start += count
+
+
+def _nullable(values: Ints, known: Bools) -> Iterable[int | None]:
+    """Whole numbers as Python objects, None where one is not known."""
+    count = int(np.count_nonzero(known))
+    if count == values.size:
+        whole: list[int | None] = values.tolist()
+        return whole
+    if not count:
+        return repeat(None)
+    listed: list[int | None] = values.tolist()
+    for row in np.flatnonzero(~known).tolist():
+        listed[row] = None
+    return listed
+
+
+def _ohlc(block: Floats) -> Iterable[Any]:
+    known = np.isfinite(block).all(axis=0)
+    if known.all():
+        return starmap(_Ohlc, zip(*block.tolist(), strict=True))
+    rows: list[Any] = [None] * known.size
+    for row, values in zip(np.flatnonzero(known).tolist(), block[:, known].T.tolist(), strict=True):
+        rows[row] = _Ohlc(*values)
+    return rows
+
+
+def _depth(ticks: TickColumns) -> Iterable[Any]:
+    """Order books; a level without quantity is left out."""
+    books = ticks.depth
+    if books is None:
+        return repeat(None)
+    levels = list(
+        starmap(
+            _Level,
+            zip(
+                books.prices.ravel().tolist(),
+                books.quantities.ravel().tolist(),
+                books.orders.ravel().tolist(),
+                strict=True,
+            ),
+        )
+    )
+    rows: list[Any] = [None] * ticks.head.size
+    filled = books.quantities > 0
+    whole: list[bool] = np.logical_and.reduce(filled, axis=1).tolist()
+    for book, row in enumerate(ticks.depth_rows.tolist()):
+        first = 10 * book
+        buy, sell = levels[first : first + 5], levels[first + 5 : first + 10]
+        if not whole[book]:
+            buy = [level for level in buy if level.quantity > 0]
+            sell = [level for level in sell if level.quantity > 0]
+        rows[row] = _Depth(buy, sell)
+    return rows
