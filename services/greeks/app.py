@@ -1,0 +1,193 @@
+"""The flow of a greeks process: leases decide which shards it works."""
+
+import asyncio
+import time
+
+from libs.common import logs
+from libs.common.bus.connection import Bus
+from libs.common.bus.errors import BusClosedError
+from libs.common.bus.kv import Bucket, Mirror
+from libs.common.bus.lease import Lease, LeaseHolder
+from libs.common.bus.provision import ensure
+from libs.common.contracts import codec, streams, subjects
+from libs.common.contracts.messages import GreeksStatus, InstrumentSet
+from libs.common.domain.market_calendar import CALENDAR
+from libs.common.errors import RetryableError
+from libs.common.health import Health
+from libs.common.lifecycle import Lifecycle, sleep_unless
+from services.greeks import metrics, vollib_engine
+from services.greeks.domain import pricing
+from services.greeks.domain.chain_pricer import Engine
+from services.greeks.domain.policy import Policy
+from services.greeks.domain.shard import Shard
+from services.greeks.settings import GreeksSettings
+from services.greeks.shard_worker import ShardWorker
+
+STATUS_INTERVAL_SECONDS = 2.0
+
+log = logs.get_logger(__name__)
+
+
+async def serve(settings: GreeksSettings, life: Lifecycle) -> None:
+    """Work the leased shards until the process stops."""
+    engine = engine_of(settings)
+    health = Health(life)
+    async with health.served(settings), Bus.open(settings, name=settings.worker_id) as bus:
+        await ensure(bus, streams.STREAMS, streams.BUCKETS)
+        workers = WorkerSet(bus, settings, life, engine)
+        leases = LeaseHolder(
+            bus,
+            streams.LEASES_SHARDS.name,
+            member=settings.worker_id,
+            resources=workers.shards,
+            ttl_seconds=streams.LEASES_SHARDS.ttl_seconds or 3,
+            on_acquired=workers.begin,
+            on_lost=workers.end,
+        )
+        health.add("nats", lambda: None if bus.is_connected else "not connected")
+        health.add("shards", workers.unready)
+
+        life.spawn(workers.instruments.run(life.stop), name="instruments")
+        await workers.instruments.ready()
+        life.spawn(leases.run(life.stop), name="leases")
+        life.spawn(workers.report(life.stop), name="status")
+        await life.until_stopped()
+
+
+def engine_of(settings: GreeksSettings) -> Engine:
+    """The engine that the settings name, loaded."""
+    if settings.greeks_engine == "vollib":
+        vollib_engine.load(settings.greeks_model)
+        return vollib_engine.compute
+    return pricing.compute
+
+
+def policy_of(settings: GreeksSettings) -> Policy:
+    """What pure code needs of the settings."""
+    return Policy(
+        model=settings.greeks_model,
+        rate=settings.greeks_rate,
+        future_max_age_seconds=settings.future_max_age_seconds,
+        quote_max_age_seconds=settings.quote_max_age_seconds,
+        spot_max_age_seconds=settings.spot_max_age_seconds,
+        smile_max_age_seconds=settings.smile_max_age_seconds,
+    )
+
+
+class WorkerSet:
+    """The workers of the shards that this process holds.
+
+    Args:
+        bus: The connection.
+        settings: Settings of the process.
+        life: Owns the workers' tasks.
+        engine: What solves volatilities.
+
+    Attributes:
+        instruments: Mirror of the bucket of instrument sets.
+    """
+
+    def __init__(self, bus: Bus, settings: GreeksSettings, life: Lifecycle, engine: Engine) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._life = life
+        self._engine = engine
+        self._status = Bucket(bus, streams.STATUS.name)
+        self._workers: dict[int, ShardWorker] = {}
+        # Counts of terms that have ended.
+        self._ticks_before = 0
+        self._conflated_before = 0
+        self.instruments = Mirror(bus, streams.INSTRUMENTS.name, self._set_changed)
+
+    def shards(self) -> list[str]:
+        """All shards of the deployment; what the leases are about."""
+        return [str(shard) for shard in range(self._settings.shards)]
+
+    def unready(self) -> str | None:
+        """Why the held shards are not served, or None; a worker without shards is ready."""
+        idle = [shard for shard, worker in self._workers.items() if not worker.is_reading]
+        return f"not reading shards {sorted(idle)}" if idle else None
+
+    async def begin(self, lease: Lease) -> None:
+        """A shard was leased: learn its instruments, then read its frames."""
+        shard = int(lease.resource)
+        state = Shard(
+            epoch=lease.epoch,
+            expiry_instant=CALENDAR.expiry_instant,
+            policy=policy_of(self._settings),
+            engine=self._engine,
+            now_ns=time.time_ns,
+        )
+        worker = ShardWorker(self._bus, lease, state, self._settings, self._life)
+        # Known before its instruments are read, so that a change meanwhile reaches it.
+        self._workers[shard] = worker
+        for key in self.instruments:
+            if self._shard_of(key) == shard:
+                _give(worker, key, self.instruments.get(key))
+                # Large sets take milliseconds; leases are refreshed in between.
+                await asyncio.sleep(0)
+        worker.start()
+        self._show_shards()
+        log.info("shard.leased", shard=shard, epoch=lease.epoch, instruments=len(state.table))
+
+    async def end(self, lease: Lease) -> None:
+        """A shard's lease ended: stop before anybody else starts."""
+        worker = self._workers.pop(int(lease.resource), None)
+        if worker is None:
+            return
+        await worker.end()
+        self._ticks_before += worker.totals.ticks
+        self._conflated_before += worker.totals.conflated
+        self._show_shards()
+        log.info("shard.released", shard=worker.shard, epoch=lease.epoch, cause=lease.end)
+
+    def status(self) -> GreeksStatus:
+        """How this process fares."""
+        workers = self._workers.values()
+        return GreeksStatus(
+            worker=self._settings.worker_id,
+            shards=tuple(sorted(self._workers)),
+            instruments=sum(len(w.state.table) for w in workers),
+            ticks_total=self._ticks_before + sum(w.totals.ticks for w in workers),
+            conflated_total=self._conflated_before + sum(w.totals.conflated for w in workers),
+            lag_messages=sum(w.lag_frames for w in workers),
+            at_ns=time.time_ns(),
+        )
+
+    async def report(self, stop: asyncio.Event) -> None:
+        """Say every two seconds how this process fares."""
+        key = f"greeks-{subjects.escape(self._settings.worker_id)}"
+        while not await sleep_unless(stop, STATUS_INTERVAL_SECONDS):
+            status = self.status()
+            metrics.LAG_FRAMES.set(status.lag_messages)
+            self._show_shards()
+            try:
+                await self._status.put(key, codec.to_json(status))
+            except (RetryableError, BusClosedError) as error:
+                log.warning("status.unsent", reason=str(error))
+
+    def _show_shards(self) -> None:
+        metrics.SHARDS_OWNED.set(len(self._workers))
+        metrics.INSTRUMENTS_KNOWN.set(sum(len(w.state.table) for w in self._workers.values()))
+
+    def _shard_of(self, key: str) -> int:
+        return subjects.shard_of(subjects.unescape(key), self._settings.shards)
+
+    def _set_changed(self, key: str, value: bytes | None) -> None:
+        worker = self._workers.get(self._shard_of(key))
+        if worker is not None:
+            _give(worker, key, value)
+
+
+def _give(worker: ShardWorker, key: str, value: bytes | None) -> None:
+    """Hand a worker one instrument set; an unreadable one is counted, the one before stays."""
+    if value is None:
+        worker.state.table.forget(subjects.unescape(key))
+        return
+    try:
+        update = codec.from_msgpack(InstrumentSet, value)
+    except codec.DecodeError as error:
+        metrics.BAD_SETS_TOTAL.inc()
+        log.error("instruments.unreadable", underlying=key, reason=error.reason)
+        return
+    worker.use_instruments(update)

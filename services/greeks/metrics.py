@@ -1,0 +1,40 @@
+"""Metrics of greeks: unit in the name, remedy in the comment, labels from bounded sets."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Ticks published, by status of the option (`none` for futures, indices and shares). Much
+# `no_forward`: nothing of the underlying is subscribed; `stale_forward`: its feed is quiet.
+TICKS_TOTAL = Counter("tickfleet_greeks_ticks_total", "Ticks published", ["status"])
+# Packets made obsolete by newer ones. Growing steadily: the worker is behind, add workers.
+CONFLATED_TOTAL = Counter("tickfleet_greeks_conflated_total", "Packets left out for newer ones")
+# Packets of instruments that no instrument set holds: the dump is older than the plan.
+UNKNOWN_TOKENS_TOTAL = Counter(
+    "tickfleet_greeks_unknown_tokens_total", "Packets of unknown instruments"
+)
+# Frames that are none, by FrameFault or `header`. Any: ingest and greeks disagree on the format.
+BAD_FRAMES_TOTAL = Counter("tickfleet_greeks_bad_frames_total", "Frames left out", ["reason"])
+# Times a market's clock went back or its source changed; once per change between sim and live.
+RESETS_TOTAL = Counter("tickfleet_greeks_market_resets_total", "Times prices were forgotten")
+# Messages that the lease's end or the bus kept back, by reason (`lease`, `bus`).
+UNSENT_TOTAL = Counter("tickfleet_greeks_unsent_total", "Messages not published", ["reason"])
+# Instrument sets that could not be used; the one before stays in force.
+BAD_SETS_TOTAL = Counter("tickfleet_greeks_bad_instrument_sets_total", "Unreadable instrument sets")
+# Last values and forwards written.
+LAST_VALUES_TOTAL = Counter("tickfleet_greeks_last_values_total", "Last values written")
+FORWARDS_TOTAL = Counter("tickfleet_greeks_forwards_total", "Forwards published")
+# Time from a fetched batch to its last publish. Above 0.05 s: conflation follows soon.
+BATCH_SECONDS = Histogram(
+    "tickfleet_greeks_batch_seconds",
+    "Time to work one batch",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+)
+# From ingest's receipt of the oldest frame of a batch to the publish of its ticks.
+TICK_AGE_SECONDS = Histogram(
+    "tickfleet_greeks_tick_age_seconds",
+    "Age of a batch's oldest frame when its ticks are out",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0),
+)
+# Frames that wait in the stream for this worker, all shards together.
+LAG_FRAMES = Gauge("tickfleet_greeks_lag_frames", "Frames waiting in the stream")
+SHARDS_OWNED = Gauge("tickfleet_greeks_shards_owned", "Shards owned by this worker")
+INSTRUMENTS_KNOWN = Gauge("tickfleet_greeks_instruments", "Instruments of the owned shards")

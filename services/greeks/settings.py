@@ -1,0 +1,45 @@
+"""Settings of greeks."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from libs.common.settings import NatsSettings
+
+
+class GreeksSettings(NatsSettings):
+    """What a greeks worker is told; instruments come from the bucket, frames from the stream.
+
+    Attributes:
+        greeks_model: `black76` (on the forward) or `bsm` (on the spot).
+        greeks_rate: Continuously compounded rate per year; 0.065 = 6.5 %.
+        greeks_engine: `numpy`, or `vollib` to check against (about 70 times slower).
+        future_max_age_seconds: A listed future older than this makes no forward.
+        quote_max_age_seconds: An order book older than this makes no parity forward.
+        spot_max_age_seconds: A spot older than this makes no forward.
+        smile_max_age_seconds: An out-of-the-money volatility older than this is not used.
+        last_interval_seconds: Last values are written at most so often per instrument.
+        forward_interval_seconds: Forwards are published at most so often per expiry.
+        checkpoint_interval_seconds: How often a shard's position is saved; what lies between is
+            repeated after a take-over.
+        conflate_after_seconds: A batch whose oldest frame is older than this is behind: only the
+            newest packet per instrument is priced.
+        rebuild_seconds: How far back a new owner reads to know its market.
+        first_start_seconds: How far back a shard without a checkpoint is read.
+        batch_frames: Frames fetched at once, at most.
+    """
+
+    greeks_model: Literal["black76", "bsm"] = "black76"
+    greeks_rate: float = Field(default=0.0, ge=-0.5, le=1.0)
+    greeks_engine: Literal["numpy", "vollib"] = "numpy"
+    future_max_age_seconds: float = Field(default=10.0, gt=0)
+    quote_max_age_seconds: float = Field(default=15.0, gt=0)
+    spot_max_age_seconds: float = Field(default=10.0, gt=0)
+    smile_max_age_seconds: float = Field(default=60.0, gt=0)
+    last_interval_seconds: float = Field(default=1.0, ge=0.05, le=60)
+    forward_interval_seconds: float = Field(default=0.25, ge=0.05, le=60)
+    checkpoint_interval_seconds: float = Field(default=1.0, ge=0.05, le=60)
+    conflate_after_seconds: float = Field(default=0.5, ge=0.0)
+    rebuild_seconds: float = Field(default=30.0, ge=0, le=600)
+    first_start_seconds: float = Field(default=10.0, ge=0, le=600)
+    batch_frames: int = Field(default=256, ge=1, le=10_000)

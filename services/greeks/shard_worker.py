@@ -1,0 +1,335 @@
+"""Serves one leased shard: reads its frames, publishes its ticks, saves how far it came."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from libs.common import logs
+from libs.common.bus import api
+from libs.common.bus.connection import Bus
+from libs.common.bus.cursor import OrderedCursor, StartPosition, StreamMessage
+from libs.common.bus.errors import MESSAGE_NOT_FOUND, BusClosedError, RefusedError
+from libs.common.bus.kv import Bucket
+from libs.common.bus.lease import Lease, LeaseEnd
+from libs.common.contracts import codec, streams, subjects
+from libs.common.contracts.messages import Checkpoint, InstrumentSet, Source
+from libs.common.errors import RetryableError
+from libs.common.lifecycle import Lifecycle, sleep_unless
+from services.greeks import metrics
+from services.greeks.domain.last_values import PHASES
+from services.greeks.domain.shard import Frame, Shard, Tally
+from services.greeks.errors import FrameHeaderError
+from services.greeks.settings import GreeksSettings
+
+_NS_PER_SECOND: Final = 1_000_000_000
+_RETRY_SECONDS: Final = 0.2
+_SOURCES: Final = frozenset(source.value for source in Source)
+
+log = logs.get_logger(__name__)
+
+
+class ShardWorker:
+    """The work of one lease term.
+
+    Args:
+        bus: The connection.
+        lease: Asked before every publish.
+        state: The shard's market.
+        settings: Intervals and limits.
+        life: Owns the tasks.
+
+    Attributes:
+        shard: Number of the shard.
+        state: The shard's market.
+        totals: Counts since the term began.
+        lag_frames: Frames waiting in the stream, as last reported.
+    """
+
+    def __init__(
+        self, bus: Bus, lease: Lease, state: Shard, settings: GreeksSettings, life: Lifecycle
+    ) -> None:
+        self.shard = int(lease.resource)
+        self.state = state
+        self.totals = Tally()
+        self.lag_frames = 0
+        self._bus = bus
+        self._lease = lease
+        self._settings = settings
+        self._life = life
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._checkpoints = Bucket(bus, streams.CHECKPOINTS.name)
+        self._is_reading = False
+        # Frames up to here were published by an earlier owner: they only rebuild the state.
+        self._published_until = 0
+        self._worked_until = 0
+        self._saved = 0
+        self._forward_due_at = np.zeros(0)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether frames are read."""
+        return self._is_reading
+
+    def use_instruments(self, update: InstrumentSet) -> None:
+        """Take a new set of one of the shard's underlyings."""
+        undated = self.state.table.undated
+        self.state.use_instruments(update)
+        if self.state.table.undated > undated:
+            log.warning(
+                "instruments.undated",
+                underlying=update.underlying,
+                count=self.state.table.undated - undated,
+            )
+
+    def start(self) -> None:
+        """Begin to work; returns at once."""
+        self._tasks = [
+            self._life.spawn(self._read(), name="shard-read", may_end=True),
+            self._life.spawn(self._refresh(), name="shard-refresh", may_end=True),
+            self._life.spawn(self._save(), name="shard-save", may_end=True),
+        ]
+
+    async def end(self) -> None:
+        """Stop, and on a hand-over save how far the shard was read."""
+        self._stop.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._lease.end is LeaseEnd.RELEASED:
+            # Nobody else can have the shard before this returns.
+            await self._save_once()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        start = await self._start()
+        if start is None:
+            return
+        cursor = OrderedCursor(
+            self._bus,
+            streams.MD_FRAMES.name,
+            [subjects.frames_of_shard(self.shard)],
+            start,
+            self._on_batch,
+            batch=self._settings.batch_frames,
+        )
+        self._is_reading = True
+        try:
+            await cursor.run(self._stop)
+        finally:
+            self._is_reading = False
+
+    async def _start(self) -> StartPosition | None:
+        """Where to begin, once NATS tells; None if stopped before that."""
+        while not self._stop.is_set():
+            try:
+                return await self._find_start()
+            except RetryableError as error:
+                log.info("shard.start_waits", shard=self.shard, reason=str(error))
+            except RefusedError as error:
+                # The stream is missing; provisioning brings it with the reconnect.
+                log.warning("shard.start_waits", shard=self.shard, reason=str(error))
+            await sleep_unless(self._stop, _RETRY_SECONDS)
+        return None
+
+    async def _find_start(self) -> StartPosition:
+        settings = self._settings
+        entry = await self._checkpoints.get(str(self.shard))
+        checkpoint: Checkpoint | None = None
+        if entry is not None:
+            try:
+                checkpoint = codec.from_json(Checkpoint, entry.value)
+            except codec.DecodeError as error:
+                log.error("checkpoint.unreadable", shard=self.shard, reason=error.reason)
+        if checkpoint is None:
+            first = await self._sequence_since(settings.first_start_seconds)
+            log.info("shard.starts", shard=self.shard, checkpoint=None, sequence=first)
+            return StartPosition.new() if first is None else StartPosition.at_sequence(first)
+        info = await api.call(self._bus, f"STREAM.INFO.{streams.MD_FRAMES.name}")
+        # A server that was killed has forgotten its newest messages and gives their numbers away
+        # again; what it will store from now on was never worked on.
+        until = min(checkpoint.sequence, int(info["state"]["last_seq"]))
+        first = await self._sequence_since(settings.rebuild_seconds)
+        sequence = until + 1 if first is None else min(until + 1, first)
+        self._published_until = self._worked_until = self._saved = until
+        log.info(
+            "shard.starts",
+            shard=self.shard,
+            checkpoint=checkpoint.sequence,
+            checkpoint_epoch=checkpoint.epoch,
+            sequence=sequence,
+        )
+        return StartPosition.at_sequence(sequence)
+
+    async def _sequence_since(self, seconds: float) -> int | None:
+        """Sequence of the shard's oldest frame of the last so many seconds; None if there is none.
+
+        A frame that is stored meanwhile may be missed by a caller who starts at new; it is as
+        new as the lease.
+        """
+        since_ns = time.time_ns() - int(seconds * _NS_PER_SECOND)
+        try:
+            found = await api.call(
+                self._bus,
+                f"STREAM.MSG.GET.{streams.MD_FRAMES.name}",
+                {
+                    "next_by_subj": subjects.frames_of_shard(self.shard),
+                    "start_time": api.rfc3339_of(since_ns),
+                },
+            )
+        except RefusedError as error:
+            if error.code == MESSAGE_NOT_FOUND:
+                return None
+            raise
+        return int(found["message"]["seq"])
+
+    async def _on_batch(self, messages: list[StreamMessage]) -> None:
+        started = time.perf_counter()
+        if not self._lease.is_valid():
+            return
+        old = [m for m in messages if m.sequence <= self._published_until]
+        if old:
+            await self._work(old, conflate=True, publish=False)
+        new = messages[len(old) :]
+        if new:
+            age_ns = time.time_ns() - new[0].timestamp_ns
+            behind = age_ns > self._settings.conflate_after_seconds * _NS_PER_SECOND
+            if not await self._work(new, conflate=behind, publish=True):
+                return  # Not a step further: the next owner repeats the batch.
+        last = messages[-1]
+        if new:
+            self._published_until = 0
+            # Not the greater of the two: a server that lost its newest messages counts from lower.
+            self._worked_until = last.sequence
+        self.lag_frames = last.pending
+        metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
+        # One shard's backlog must not keep the leases and the other shards waiting.
+        await asyncio.sleep(0)
+
+    async def _work(
+        self, messages: Sequence[StreamMessage], *, conflate: bool, publish: bool
+    ) -> bool:
+        """Work one batch; False if the lease ended before all of it was published."""
+        tally = Tally()
+        frames = []
+        for message in messages:
+            try:
+                frames.append(_frame_of(message))
+            except FrameHeaderError as error:
+                metrics.BAD_FRAMES_TOTAL.labels(reason="header").inc()
+                log.warning("frame.rejected", shard=self.shard, reason=str(error))
+        if not frames:
+            return True
+        for ticks in self.state.work(frames, conflate=conflate, tally=tally):
+            # Without publishing, the newest values still become last values: the owner before
+            # may have left before it wrote them.
+            if publish:
+                await self._publish(ticks.subject, ticks.payload)
+        if publish:
+            age_seconds = (time.time_ns() - frames[0].received_ns) / _NS_PER_SECOND
+            metrics.TICK_AGE_SECONDS.observe(max(0.0, age_seconds))
+            self._count(tally)
+        return self._lease.is_valid()
+
+    async def _publish(self, subject: str, payload: bytes) -> bool:
+        if not self._lease.is_valid():
+            metrics.UNSENT_TOTAL.labels(reason="lease").inc()
+            return False
+        if not await self._bus.publish(subject, payload):
+            metrics.UNSENT_TOTAL.labels(reason="bus").inc()
+            return False
+        return True
+
+    def _count(self, tally: Tally) -> None:
+        totals = self.totals
+        totals.ticks += tally.ticks
+        totals.conflated += tally.conflated
+        metrics.CONFLATED_TOTAL.inc(tally.conflated)
+        metrics.UNKNOWN_TOKENS_TOTAL.inc(tally.unknown)
+        priced = 0
+        for status, count in tally.statuses.items():
+            metrics.TICKS_TOTAL.labels(status=status).inc(count)
+            priced += count
+        metrics.TICKS_TOTAL.labels(status="none").inc(tally.ticks - priced)
+        for reason, count in tally.bad_frames.items():
+            metrics.BAD_FRAMES_TOTAL.labels(reason=reason).inc(count)
+            log.warning("frame.rejected", shard=self.shard, reason=reason, count=count)
+        if tally.resets:
+            metrics.RESETS_TOTAL.inc(tally.resets)
+            log.warning("market.reset", shard=self.shard, count=tally.resets)
+
+    # -- last values and forwards ----------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        """Write last values and forwards, a few at a time, evenly over the interval."""
+        step_seconds = self._settings.last_interval_seconds / PHASES
+        loop = asyncio.get_running_loop()
+        phase = 0
+        due_at = loop.time()
+        while not self._stop.is_set():
+            # By the clock and not by sleeping: a late turn must not lengthen the interval.
+            due_at = max(due_at + step_seconds, loop.time() - step_seconds)
+            if await sleep_unless(self._stop, max(0.0, due_at - loop.time())):
+                break
+            await self._write_last_values(phase)
+            await self._publish_forwards(loop.time())
+            phase += 1
+
+    async def _write_last_values(self, phase: int) -> None:
+        if not self._lease.is_valid():
+            return
+        addresses = self.state.table.last_subject
+        for slot, line in self.state.last_values.take(phase):
+            if await self._publish(addresses[slot], line):
+                metrics.LAST_VALUES_TOTAL.inc()
+
+    async def _publish_forwards(self, now_seconds: float) -> None:
+        touched = self.state.forwards.touched
+        if touched.size > self._forward_due_at.size:
+            extra = touched.size - self._forward_due_at.size
+            self._forward_due_at = np.concatenate((self._forward_due_at, np.zeros(extra)))
+        which = np.flatnonzero(touched & (self._forward_due_at <= now_seconds))
+        if not which.size or not self._lease.is_valid():
+            return
+        self._forward_due_at[which] = now_seconds + self._settings.forward_interval_seconds
+        for subject, payload in self.state.take_forwards(which):
+            if await self._publish(subject, payload):
+                metrics.FORWARDS_TOTAL.inc()
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    async def _save(self) -> None:
+        while not await sleep_unless(self._stop, self._settings.checkpoint_interval_seconds):
+            if self._lease.is_valid():
+                await self._save_once()
+
+    async def _save_once(self) -> None:
+        sequence = self._worked_until
+        if sequence == self._saved:
+            return
+        checkpoint = Checkpoint(shard=self.shard, sequence=sequence, epoch=self._lease.epoch)
+        try:
+            await self._checkpoints.put(str(self.shard), codec.to_json(checkpoint))
+        except (RetryableError, BusClosedError) as error:
+            # The next one tells more; until then a take-over repeats more.
+            log.info("checkpoint.unsaved", shard=self.shard, reason=str(error))
+            return
+        self._saved = sequence
+
+
+def _frame_of(message: StreamMessage) -> Frame:
+    """Read the headers of a frame message.
+
+    Raises:
+        FrameHeaderError: Its source is not told: synthetic data must never pass for live.
+    """
+    headers = message.headers or {}
+    source = headers.get(codec.HEADER_SOURCE)
+    if source not in _SOURCES:
+        raise FrameHeaderError(codec.HEADER_SOURCE, source)
+    received = headers.get(codec.HEADER_RECEIVED_AT, "")
+    received_ns = int(received) if received.isdecimal() else message.timestamp_ns
+    return Frame(message.payload, received_ns, source)
