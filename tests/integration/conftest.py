@@ -1,6 +1,8 @@
 """Real servers for the integration tests."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -47,3 +49,23 @@ def settings_for(*servers: NatsServer, deadline_seconds: float = 10.0) -> NatsSe
         nats_url=",".join(server.url for server in servers),
         nats_connect_deadline_seconds=deadline_seconds,
     )
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait for a condition; fail when it does not come true in time."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # Conditions over real servers have no event.
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(*runs: Callable[[asyncio.Event], object]) -> AsyncIterator[asyncio.Event]:
+    """Run coroutine functions that take a stop flag; stop them at the end and raise what failed."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for run in runs:
+            group.create_task(run(stop))  # type: ignore[arg-type]  # Any coroutine function.
+        try:
+            yield stop
+        finally:
+            stop.set()

@@ -1,0 +1,338 @@
+"""The bus against a real server that is killed, stopped and frozen."""
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+import pytest
+import uvloop
+
+from libs.common.bus import metrics
+from libs.common.bus.connection import PENDING_LIMIT_BYTES, Bus, BusState, PublishOutcome
+from libs.common.bus.errors import (
+    BusClosedError,
+    BusUnavailableError,
+    ConnectDeadlineError,
+    NoResponderError,
+    RequestTimeoutError,
+)
+from libs.common.settings import NatsSettings
+from tests.fakes.nats_server import NatsServer, free_port
+from tests.integration.conftest import settings_for, until
+
+pytestmark = pytest.mark.integration
+
+
+def count(counter, **labels):
+    return (counter.labels(**labels) if labels else counter)._value.get()
+
+
+def connected_port(bus):
+    return bus.client.connected_url and bus.client.connected_url.port
+
+
+async def test_message_arrives_with_subject_payload_and_headers(shared_bus):
+    got: list[Any] = []
+    await shared_bus.subscribe("conn.a.*", got.append)
+
+    assert await shared_bus.publish("conn.a.1", b"x", {"Source": "sim"})
+    assert await shared_bus.publish("conn.a.2", b"y")
+
+    await until(lambda: len(got) == 2)
+    assert (got[0].subject, got[0].payload, got[0].headers) == (
+        "conn.a.1",
+        b"x",
+        {"Source": "sim"},
+    )
+    assert got[1].headers is None
+
+
+async def test_members_of_a_queue_group_share_the_messages(shared_bus):
+    first: list[Any] = []
+    second: list[Any] = []
+    await shared_bus.subscribe("conn.queue", first.append, queue="workers")
+    await shared_bus.subscribe("conn.queue", second.append, queue="workers")
+
+    for _ in range(100):
+        await shared_bus.publish("conn.queue", b"")
+
+    await until(lambda: len(first) + len(second) == 100)
+    assert first
+    assert second
+
+
+async def test_request_gets_the_answer(shared_bus):
+    async def answer(message):
+        await shared_bus.publish(message.reply, b"re: " + message.payload)
+
+    await shared_bus.subscribe("conn.rpc", answer)
+
+    assert (await shared_bus.request("conn.rpc", b"hello")).payload == b"re: hello"
+
+
+async def test_request_that_nobody_serves_is_refused_at_once(shared_bus):
+    with pytest.raises(NoResponderError, match=r"conn\.nobody"):
+        await shared_bus.request("conn.nobody")
+
+
+async def test_request_without_answer_times_out(shared_bus):
+    await shared_bus.subscribe("conn.silent", lambda _: None)
+
+    with pytest.raises(RequestTimeoutError):
+        await shared_bus.request("conn.silent", timeout_seconds=0.05)
+
+
+async def test_callback_that_raises_is_counted_and_the_next_message_is_delivered(shared_bus):
+    before = count(metrics.CALLBACK_FAILURES_TOTAL)
+    got: list[Any] = []
+
+    def fragile(message):
+        if message.payload == b"bad":
+            raise ValueError(message.payload)
+        got.append(message.payload)
+
+    await shared_bus.subscribe("conn.fragile", fragile)
+    await shared_bus.publish("conn.fragile", b"bad")
+    await shared_bus.publish("conn.fragile", b"good")
+
+    await until(lambda: got == [b"good"])
+    assert count(metrics.CALLBACK_FAILURES_TOTAL) == before + 1
+
+
+async def test_slow_subscriber_is_counted_per_dropped_message(shared_bus):
+    before = count(metrics.ERRORS_TOTAL, kind="SlowConsumerError")
+    gate = asyncio.Event()
+
+    async def slow(message):
+        del message
+        await gate.wait()
+
+    await shared_bus.subscribe("conn.slow", slow, pending_bytes_limit=1_000)
+    for _ in range(20):
+        await shared_bus.publish("conn.slow", bytes(200))
+
+    await until(lambda: count(metrics.ERRORS_TOTAL, kind="SlowConsumerError") >= before + 10)
+    gate.set()
+
+
+@pytest.mark.parametrize(
+    ("subject", "size"),
+    [("conn.large", 5_000_000), ("conn.header", 4 * 1024 * 1024), ("conn bad", 1)],
+)
+async def test_invalid_message_is_dropped_and_the_connection_stays(shared_bus, subject, size):
+    before = count(metrics.DROPPED_TOTAL, reason="invalid")
+    reconnects = count(metrics.RECONNECTS_TOTAL)
+
+    outcome = await shared_bus.offer(subject, bytes(size), {"A": "b"})
+
+    assert outcome is PublishOutcome.INVALID
+    assert count(metrics.DROPPED_TOTAL, reason="invalid") == before + 1
+    await shared_bus.client.flush()
+    assert shared_bus.is_connected
+    assert count(metrics.RECONNECTS_TOTAL) == reconnects
+
+
+async def test_burst_larger_than_the_buffer_is_sent_when_the_server_keeps_up(shared_bus):
+    payload = bytes(1024 * 1024)
+
+    outcomes = [await shared_bus.publish("conn.burst", payload) for _ in range(20)]
+
+    assert all(outcomes)
+
+
+async def test_unreachable_server_fails_at_the_deadline_and_names_the_variable():
+    settings = NatsSettings(
+        nats_url=f"nats://127.0.0.1:{free_port()}", nats_connect_deadline_seconds=0.5
+    )
+
+    with pytest.raises(ConnectDeadlineError, match="check NATS_URL") as caught:
+        async with Bus.open(settings, name="test"):
+            pytest.fail("connected to nothing")
+    assert "Connect call failed" in caught.value.reason
+
+
+async def test_wrong_password_fails_at_the_deadline_and_says_so(tmp_path):
+    server = NatsServer(
+        tmp_path, extra_config='authorization { user: "feed", password: "right" }\n'
+    )
+    server.start()
+    try:
+        settings = NatsSettings(
+            nats_url=server.url,
+            nats_user="feed",
+            nats_password="wrong",
+            nats_connect_deadline_seconds=0.5,
+        )
+        with pytest.raises(ConnectDeadlineError, match="Authorization Violation"):
+            async with Bus.open(settings, name="test"):
+                pytest.fail("let in with a wrong password")
+
+        right = NatsSettings(nats_url=server.url, nats_user="feed", nats_password="right")
+        async with Bus.open(right, name="test") as bus:
+            assert bus.is_connected
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_kernel_gives_up_on_unacknowledged_data_after_each_connect(nats_server, runner):
+    def timeout_ms(bus):
+        own = bus._writer_transport().get_extra_info("socket")
+        with socket.socket(fileno=os.dup(own.fileno())) as duplicate:
+            return duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    async def main():
+        async with Bus.open(settings_for(nats_server), name="test") as bus:
+            first = timeout_ms(bus)
+            again = asyncio.Event()
+
+            async def reconnected():
+                again.set()
+
+            bus.on_reconnect(reconnected)
+            nats_server.restart()
+            async with asyncio.timeout(10):
+                await again.wait()
+            return first, timeout_ms(bus)
+
+    assert runner(main()) == (5_000, 5_000)
+
+
+@pytest.mark.parametrize("end", [NatsServer.kill, NatsServer.stop], ids=["SIGKILL", "SIGTERM"])
+async def test_bus_returns_after_the_server_does(nats_server, bus, end):
+    got: list[Any] = []
+    calls: list[str] = []
+    await bus.subscribe("conn.back", got.append)
+
+    async def first():
+        calls.append("first")
+
+    async def second():
+        calls.append("second")
+
+    bus.on_reconnect(first)
+    remove = bus.on_reconnect(lambda: pytest.fail("was removed"))
+    bus.on_reconnect(second)
+    remove()
+
+    end(nats_server)
+    await until(lambda: bus.state is BusState.RECONNECTING)
+    assert not bus.closed.is_set()
+    with pytest.raises(BusUnavailableError):
+        await bus.request("conn.any")
+    nats_server.start()
+    await until(lambda: calls == ["first", "second"])
+
+    assert bus.is_connected
+    await bus.publish("conn.back", b"again")
+    await until(lambda: [message.payload for message in got] == [b"again"])
+
+
+async def test_while_the_server_is_away_the_buffer_is_bounded_and_drops_are_counted(
+    nats_server, bus
+):
+    got: list[Any] = []
+    await bus.subscribe("conn.away", lambda message: got.append(int(message.payload[:4])))
+    before = count(metrics.DROPPED_TOTAL, reason="buffer_full")
+    nats_server.kill()
+    await until(lambda: bus.state is BusState.RECONNECTING)
+
+    size = 64 * 1024
+    outcomes = [await bus.offer("conn.away", b"%04d".ljust(size) % number) for number in range(200)]
+
+    sent = outcomes.count(PublishOutcome.SENT)
+    dropped = outcomes.count(PublishOutcome.BUFFER_FULL)
+    assert outcomes == [PublishOutcome.SENT] * sent + [PublishOutcome.BUFFER_FULL] * dropped
+    assert sent + dropped == 200
+    assert 0.9 * PENDING_LIMIT_BYTES < sent * size <= PENDING_LIMIT_BYTES
+    assert bus.pending_bytes <= PENDING_LIMIT_BYTES + 64 * 1024
+    assert count(metrics.DROPPED_TOTAL, reason="buffer_full") == before + dropped
+    nats_server.start()
+    await until(lambda: got == list(range(sent)))
+    assert await bus.publish("conn.away", b"0999")
+
+
+async def test_frozen_server_is_left_for_the_next_one_although_data_is_unsent(tmp_path):
+    servers = [NatsServer(tmp_path / name) for name in ("one", "two")]
+    for server in servers:
+        server.start()
+    try:
+        async with Bus.open(settings_for(*servers), name="test") as bus:
+            port = connected_port(bus)
+            frozen = next(server for server in servers if server.port == port)
+            aborts = count(metrics.ABORTS_TOTAL)
+            frozen.pause()
+            # Fill the socket and the buffer until publishing finds no room.
+            while await bus.publish("conn.frozen", bytes(256 * 1024)):  # noqa: ASYNC110  # Filling, not waiting.
+                await asyncio.sleep(0)
+
+            await until(lambda: bus.state is BusState.RECONNECTING, 15)
+            await until(lambda: bus.is_connected and connected_port(bus) != port, 15)
+
+            assert count(metrics.ABORTS_TOTAL) > aborts
+            got: list[Any] = []
+            await bus.subscribe("conn.frozen.after", got.append)
+            await until(lambda: bus.pending_bytes == 0)
+            assert await bus.publish("conn.frozen.after", b"x")
+            await until(lambda: got)
+    finally:
+        for server in servers:
+            server.kill()
+
+
+async def test_closing_does_not_wait_for_a_frozen_server(nats_server):
+    async with asyncio.timeout(20):
+        async with Bus.open(settings_for(nats_server), name="test") as bus:
+            nats_server.pause()
+            await bus.publish("conn.x", bytes(1024 * 1024))
+    assert bus.state is BusState.CLOSED
+
+
+async def test_reconnect_callback_is_tried_again_when_it_may_succeed_later(nats_server, bus):
+    attempts: list[int] = []
+
+    async def flaky():
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise BusUnavailableError("not ready")
+
+    bus.on_reconnect(flaky)
+    nats_server.restart()
+
+    await until(lambda: len(attempts) == 3)
+    assert not bus.closed.is_set()
+
+
+async def test_bug_in_a_reconnect_callback_closes_the_bus_and_reaches_its_owner(nats_server):
+    async def broken():
+        raise LookupError("bug")
+
+    async def serve():
+        async with Bus.open(settings_for(nats_server), name="test") as bus:
+            bus.on_reconnect(broken)
+            nats_server.restart()
+            async with asyncio.timeout(10):
+                await bus.closed.wait()
+
+    with pytest.raises(LookupError, match="bug"):
+        await serve()
+
+
+async def test_closed_bus_says_so(shared_nats_server):
+    async with Bus.open(settings_for(shared_nats_server), name="test") as bus:
+        await bus.client.close()
+
+        assert bus.closed.is_set()
+        assert bus.state is BusState.CLOSED
+        assert await bus.offer("conn.x", b"") is PublishOutcome.CLOSED
+        with pytest.raises(BusClosedError):
+            await bus.subscribe("conn.x", lambda _: None)
+        with pytest.raises(BusClosedError):
+            await bus.request("conn.x")
+
+
+async def test_error_inside_the_block_is_not_replaced(shared_nats_server):
+    with pytest.raises(KeyError):
+        async with Bus.open(settings_for(shared_nats_server), name="test"):
+            raise KeyError("mine")
