@@ -94,6 +94,7 @@ def _run(body, tmp_path, *signals):
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
+    assert process.stdout is not None
     try:
         assert process.stdout.readline() == b"up\n"
         for number in signals:
