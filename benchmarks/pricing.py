@@ -32,7 +32,7 @@ VOLLIB_ROWS_MAX: Final = 300
 
 
 def chain(n: int) -> tuple[np.ndarray, ...]:
-    """Build n options of a NIFTY-like chain: strikes ±6 %, three expiries, a smile, ticks of 5 p."""
+    """Build n options of a NIFTY-like chain: strikes ±6 %, three expiries, a smile, 5 p ticks."""
     chance = random.Random(1)
     forward = 23659.85
     strikes = [50.0 * round(forward * (1 + chance.uniform(-0.06, 0.06)) / 50) for _ in range(n)]

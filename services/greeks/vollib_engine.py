@@ -15,7 +15,7 @@ import numpy as np
 
 from services.greeks.domain.iv_status import Status, classify_row
 from services.greeks.domain.pricing import DEFAULT_TICK, VALUES, Model, listed
-from services.greeks.domain.terms import column, output, row_count, terms_of
+from services.greeks.domain.terms import column, output, terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,9 +76,10 @@ def compute(
     Arguments, units, statuses and errors are the same. Where vollib raises, or answers with 0.0,
     infinity or NaN, the row is NaN and its status says why.
     """
-    if np.ndim(price) != 1:
-        raise ValueError(f"price: expected shape (n,), got {np.shape(price)}")
-    n = row_count(price=price)
+    shape = np.shape(price)
+    if len(shape) != 1:
+        raise ValueError(f"price: expected shape (n,), got {shape}")
+    n = shape[0]
     prices = listed(column("price", price, n), n)
     terms = terms_of(
         n, flag=flag, forward=forward, strike=strike, tte=tte, df=df, model=model, spot=spot
@@ -123,8 +124,6 @@ def _compute_row(
         return iv, _BLANK
     greeks = (greek(letter, unit, strike, tte, rate, iv, *yields) for greek in library.greeks)
     values = (iv, *map(float, greeks))
-    if not all(map(isfinite, values)):
-        return Status.BAD_INPUT, _BLANK
     return (Status.LOW_VEGA if values[4] < 0.5 * tick else Status.OK), values
 
 
@@ -138,5 +137,7 @@ def _solve(library: _Library, *quote: float | str) -> float | Status:
         return Status.ABOVE_MAX
     except (ArithmeticError, ValueError):
         return Status.BAD_INPUT
+    if not isfinite(iv):
+        return Status.BAD_INPUT
     # 0.0 is its answer to a price that equals intrinsic after its own rounding.
-    return Status.BELOW_INTRINSIC if iv <= 0.0 else iv
+    return iv if iv > 0.0 else Status.BELOW_INTRINSIC

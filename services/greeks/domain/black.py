@@ -34,9 +34,11 @@ class Moneyness(NamedTuple):
     """sinh(|x|/2) without cancellation: half the normalised intrinsic value."""
     root: FloatArray
     """√(FK) in rupees: the unit of normalised values."""
+    half_inverse: FloatArray
+    """½/ratio, which every evaluation of b multiplies by."""
 
 
-AT_MONEY: Final = (0.0, 1.0, 0.0, 1.0)
+AT_MONEY: Final = (0.0, 1.0, 0.0, 1.0, 0.5)
 """The `Moneyness` of a strike of 1 rupee at a forward of 1 rupee."""
 
 
@@ -46,7 +48,8 @@ def moneyness(forward: Column, strike: Column) -> Moneyness:
     high = np.maximum(forward, strike)
     gap = high - low
     root = np.sqrt(low * high)
-    return Moneyness(np.log1p(gap / low), np.sqrt(low / high), 0.5 * gap / root, root)
+    ratio = np.sqrt(low / high)
+    return Moneyness(np.log1p(gap / low), ratio, 0.5 * gap / root, root, 0.5 / ratio)
 
 
 def normalised_value(m: Moneyness, s: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -60,21 +63,22 @@ def normalised_value(m: Moneyness, s: FloatArray) -> tuple[FloatArray, FloatArra
         s: total volatility vol·√T > 0, shape [n].
 
     Returns:
-        b [n] in units of √(FK), its slope db/ds [n], and h = -|x|/s [n].
+        b [n] in units of √(FK), its slope db/ds [n], and -h/√2 = |x|/(s√2) [n].
     """
-    h = -m.x_abs / s
-    t = 0.5 * s
-    tails = np.empty((2, s.shape[0]))
-    np.multiply(h + t, -SQRT_HALF, out=tails[0])
-    np.multiply(h - t, -SQRT_HALF, out=tails[1])
+    a = (SQRT_HALF * m.x_abs) / s
+    c = (0.5 * SQRT_HALF) * s
+    tails = np.empty((2, s.shape[0]))  # erfc of -(h + t)/√2 and of -(h - t)/√2, with t = s/2.
+    np.subtract(a, c, out=tails[0])
+    np.add(a, c, out=tails[1])
     erfc(tails, out=tails)
-    b = 0.5 * (m.ratio * tails[0] - tails[1] / m.ratio)
-    slope = np.exp(-0.5 * (h * h + t * t))
+    b = 0.5 * m.ratio * tails[0]
+    b -= m.half_inverse * tails[1]
+    slope = np.exp(-(a * a + c * c))
     slope *= INV_SQRT_2PI
-    small = t < SMALL_T
+    small = s < 2.0 * SMALL_T
     if small.any():
         np.copyto(b, _small_t_value(m, s, slope, tails[1]), where=small)
-    return b, slope, h
+    return b, slope, a
 
 
 def _small_t_value(
@@ -112,7 +116,7 @@ def greeks_into(
             difference of two normal distributions, which has few digits in the wings.
     """
     flag, forward, strike, tte, df, spot = terms
-    h = np.where(forward < strike, -m.x_abs, m.x_abs) / s
+    h = np.copysign(m.x_abs, np.subtract(forward, strike)) / s
     t = 0.5 * s
     # Signed discounted Φ(±d1), from the tail that keeps relative accuracy.
     hedge = erfc((h + t) * (-SQRT_HALF * flag))

@@ -73,23 +73,27 @@ def total_volatility(m: Moneyness, beta: FloatArray) -> FloatArray:
         s [n], to the rounding limit of beta.
     """
     s, below = first_guess(m, beta)
-    above = np.greater(beta, 0.5 * m.ratio) & ~below
+    above = (beta > 0.5 * m.ratio) & ~below
     any_above = bool(above.any())  # No row of an index chain is; stocks years out may be.
     log_beta = np.log(beta)
     room = m.ratio - beta
     for _ in range(2):
-        b, slope, h = normalised_value(m, s)
-        # Derivatives of b: halley = b''/b', third = b'''/b'.
-        curl = h / s
-        halley = h * curl - 0.25 * s
-        third = halley * halley - 3.0 * curl * curl - 0.25
+        b, slope, a = normalised_value(m, s)
+        # Second and third derivative of b over the first: halley = h²/s - s/4.
+        square = 2.0 * a * a
+        halley = square / s
+        halley -= 0.25 * s
+        third = halley * halley
+        third -= 3.0 * square / (s * s)
+        third -= 0.25
+        # Those of 1/ln b, for the rows below.
         log_b = np.log(b)
         inverse = 1.0 / log_b
         slope_log = slope / b
-        newton = np.where(
-            below, (log_beta - log_b) * log_b / (log_beta * slope_log), (beta - b) / slope
-        )
-        weight = np.where(below, slope_log, 0.0)
+        newton = log_b * (1.0 - log_b / log_beta)
+        newton /= slope_log
+        newton = np.where(below, newton, (beta - b) / slope)
+        weight = below * slope_log
         bent = weight * (1.0 + 2.0 * inverse)
         third += 2.0 * weight * weight * (1.0 + 3.0 * inverse * (1.0 + inverse))
         third -= 3.0 * halley * bent
@@ -100,8 +104,13 @@ def total_volatility(m: Moneyness, beta: FloatArray) -> FloatArray:
             np.copyto(third, third + gain * (2.0 * gain + 3.0 * halley), where=above)
             np.copyto(bent, -gain, where=above)
         halley -= bent
-        step = newton * (1.0 + 0.5 * halley * newton)
-        step /= 1.0 + newton * (halley + third * newton / 6.0)
+        third *= newton
+        third *= 1.0 / 6.0
+        third += halley
+        halley *= 0.5 * newton
+        halley += 1.0
+        step = newton * halley
+        step /= 1.0 + newton * third
         # Never more than halve: a wild step must not leave the positive axis.
-        s = s + np.maximum(step, -0.5 * s)
+        s += np.maximum(step, -0.5 * s)
     return s

@@ -75,7 +75,9 @@ class Status(IntEnum):
 WIRE_NAMES: Final[tuple[str, ...]] = tuple(status.wire_name for status in Status)
 """Wire names by status code: `WIRE_NAMES[code]` for a whole status array at once."""
 
-_CODES: Final = np.array(Status, dtype=np.uint8)
+_BAD_INPUT, _NO_PRICE, _BELOW_INTRINSIC, _ABOVE_MAX, _EXPIRED, _EXPIRING = (
+    np.uint8(status) for status in list(Status)[Status.BAD_INPUT : Status.STALE_FORWARD]
+)
 
 
 def classify(terms: Terms, price: FloatArray, time_value: FloatArray) -> NDArray[np.uint8]:
@@ -101,12 +103,12 @@ def classify(terms: Terms, price: FloatArray, time_value: FloatArray) -> NDArray
         inside = inside & (spot >= PRICE_RANGE[0]) & (spot <= PRICE_RANGE[1])
     status = np.zeros(price.shape, dtype=np.uint8)
     for code, mask in (
-        (_CODES[Status.ABOVE_MAX], time_value >= TIME_VALUE_CEILING * least),
-        (_CODES[Status.BELOW_INTRINSIC], time_value <= TIME_VALUE_FLOOR * forward),
-        (_CODES[Status.NO_PRICE], np.logical_not(price > 0.0)),
-        (_CODES[Status.EXPIRING], tte < EXPIRING_YEARS),
-        (_CODES[Status.EXPIRED], tte <= 0.0),
-        (_CODES[Status.BAD_INPUT], np.logical_not(inside)),
+        (_ABOVE_MAX, time_value >= TIME_VALUE_CEILING * least),
+        (_BELOW_INTRINSIC, time_value <= TIME_VALUE_FLOOR * forward),
+        (_NO_PRICE, np.logical_not(price > 0.0)),
+        (_EXPIRING, tte < EXPIRING_YEARS),
+        (_EXPIRED, tte <= 0.0),
+        (_BAD_INPUT, np.logical_not(inside)),
     ):
         np.copyto(status, code, where=mask)
     return status

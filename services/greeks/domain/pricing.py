@@ -101,10 +101,11 @@ def compute(
     Raises:
         ValueError: a shape, a type or the model does not fit; the message names the argument.
     """
-    if np.ndim(price) != 1:
-        raise ValueError(f"price: expected shape (n,), got {np.shape(price)}")
-    n = row_count(price=price)
-    prices = np.broadcast_to(column("price", price, n), (n,))
+    shape = np.shape(price)
+    if len(shape) != 1:
+        raise ValueError(f"price: expected shape (n,), got {shape}")
+    n = shape[0]
+    prices = np.asarray(column("price", price, n))
     terms = terms_of(
         n, flag=flag, forward=forward, strike=strike, tte=tte, df=df, model=model, spot=spot
     )
@@ -253,7 +254,10 @@ def _discounted_value(terms: Terms, m: Moneyness, s: FloatArray) -> FloatArray:
 
 def listed(values: Column | None, n: int) -> list[Any]:
     """Return n Python floats (or None), which plain arithmetic handles faster than numpy's."""
-    return values.tolist() if isinstance(values, np.ndarray) else [values] * n
+    if isinstance(values, np.ndarray):
+        floats: list[Any] = values.tolist()
+        return floats
+    return [None if values is None else float(values)] * n
 
 
 def _positive(values: Column) -> NDArray[np.bool_]:

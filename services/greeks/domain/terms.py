@@ -78,7 +78,7 @@ def terms_of(
 
 
 def column(name: str, values: ArrayLike, n: int) -> Column:
-    """Return contiguous float64[n], without a copy where it is that already; scalars as float.
+    """Return contiguous float64[n], without a copy where it is that already; scalars as float64.
 
     Raises:
         ValueError: not real numbers, or neither a scalar nor of shape [n].
@@ -87,7 +87,7 @@ def column(name: str, values: ArrayLike, n: int) -> Column:
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
     if array.ndim == 0:
-        return float(array)
+        return np.float64(array)  # Divides by zero like a column, without an exception.
     if array.shape != (n,):
         raise ValueError(f"{name}: expected shape ({n},) or a scalar, got {array.shape}")
     return np.ascontiguousarray(array, dtype=np.float64)
