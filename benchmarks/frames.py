@@ -4,6 +4,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -81,10 +82,10 @@ def main() -> None:
             tokens = (np.arange(1, count + 1) << 8) + 2
             shards = (np.arange(count) * 3 // count).astype(np.int16)
             works: dict[str, Callable[[], object]] = {
-                "stock": lambda raw=raw: ticker._parse_binary(raw),
-                "split": lambda raw=raw, t=tokens, s=shards: split_by_key(raw, t, s),
-                "columns": lambda raw=raw: decode_columns(raw),
-                "packets": lambda raw=raw: decode(raw),
+                "stock": partial(ticker._parse_binary, raw),
+                "split": partial(split_by_key, raw, tokens, shards),
+                "columns": partial(decode_columns, raw),
+                "packets": partial(decode, raw),
             }
             times: dict[str, list[float]] = {name: [] for name in works}
             for _ in range(ROUNDS):

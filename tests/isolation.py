@@ -31,8 +31,8 @@ sys.exit(bool(failed))
 def main(service: str) -> int:
     """Make a throw-away environment, install, import; gives the exit status."""
     with tempfile.TemporaryDirectory() as folder:
-        python = Path(folder) / "venv" / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
+        python = str(Path(folder) / "venv" / "bin" / "python")
+        subprocess.run([sys.executable, "-m", "venv", str(Path(folder) / "venv")], check=True)
         uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
         install = (
             [uv, "pip", "install", "--quiet", "--python", python]

@@ -14,7 +14,12 @@ from libs.common.settings import DatabaseSettings
 log = logs.get_logger(__name__)
 
 
-def _upgrade(database_url: str) -> None:
+def upgrade(database_url: str) -> None:
+    """Run the missing revisions; blocks, and another process that does the same waits for it.
+
+    Args:
+        database_url: `postgresql://…`
+    """
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.attributes["database_url"] = database_url
@@ -26,6 +31,6 @@ async def migrate(settings: DatabaseSettings, database: Database, stop: asyncio.
     if not await database.until_available(stop):
         return False
     # alembic is synchronous and brings its own event loop, so it gets a thread.
-    await asyncio.to_thread(_upgrade, settings.database_url.get_secret_value())
+    await asyncio.to_thread(upgrade, settings.database_url.get_secret_value())
     log.info("schema.current")
     return True

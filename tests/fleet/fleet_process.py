@@ -69,11 +69,11 @@ class FleetProcess:
 
     def token(self, *arguments: str) -> str:
         """A development token from the command line."""
-        command = [sys.executable, "-m", "services.fleet", "token", "--data-dir", self.folder]
+        command = [sys.executable, "-m", "services.fleet", "token", "--data-dir", str(self.folder)]
         done = subprocess.run(
             [*command, *arguments], check=True, capture_output=True, text=True, timeout=30
         )
-        return done.stdout.split()[-1]
+        return str(done.stdout.split()[-1])
 
     def health(self) -> dict[str, Any]:
         """The gateway's health; empty while it does not answer."""
@@ -118,7 +118,7 @@ class FleetProcess:
                         total += float(line.rsplit(" ", 1)[1])
         return total
 
-    async def instruments(self, **filters: object) -> list[dict[str, Any]]:
+    async def instruments(self, **filters: str | int) -> list[dict[str, Any]]:
         """Instruments from REST."""
         async with httpx.AsyncClient(timeout=10) as client:
             answer = await client.get(
@@ -128,7 +128,7 @@ class FleetProcess:
         items: list[dict[str, Any]] = answer.json()["items"]
         return items
 
-    async def subscriptions(self, **filters: object) -> list[dict[str, Any]]:
+    async def subscriptions(self, **filters: str | int) -> list[dict[str, Any]]:
         """What is streamed, from REST."""
         async with httpx.AsyncClient(timeout=10) as client:
             answer = await client.get(

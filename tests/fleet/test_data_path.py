@@ -56,7 +56,7 @@ async def test_greeks_equal_an_independent_recomputation(healthy):
 
 async def test_sequence_counts_up_per_instrument(healthy):
     streamed = await healthy.subscriptions(underlying="BANKNIFTY")
-    seen = {}
+    seen: dict[int, tuple[int, int]] = {}
     async with healthy.client() as client:
         await client.subscribe([item["instrument_token"] for item in streamed])
         for tick in await client.ticks(800):

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.fleet, pytest.mark.timeout(240)]
 
 async def _one_token_per_account(fleet):
     streamed = await fleet.subscriptions(kind="option")
-    tokens = {}
+    tokens: dict[tuple[str, str], int] = {}
     for item in streamed:
         # Near the money and of the nearest expiry, so that it ticks all the time.
         tokens.setdefault((item["account_id"], item["underlying"]), item["instrument_token"])

@@ -397,5 +397,5 @@ async def running_postgres(directory: Path) -> AsyncIterator[PostgresServer]:
     )
     await server.prepare()
     async with running(server.child()):
-        await asyncio.to_thread(schema._upgrade, server.url)
+        await asyncio.to_thread(schema.upgrade, server.url)
         yield server

@@ -11,9 +11,10 @@ import httpx
 import pyotp
 import pytest
 
+from libs.common.domain.credentials import Credentials
 from libs.common.domain.instruments import parse_dump
 from libs.common.kite.errors import LoginRefusedError
-from libs.common.kite.login import Credentials, TotpSessionMinter
+from libs.common.kite.login import TotpSessionMinter
 from tests.fakes.simulator import SimulatorProcess, until
 
 pytestmark = pytest.mark.integration

@@ -21,7 +21,11 @@ def test_only_nifty_and_sensex_have_weeks():
     day = date(2026, 10, 1)
     assert expiries("NIFTY", day)[:2] == [date(2026, 10, 6), date(2026, 10, 13)]
     assert expiries("SENSEX", day)[:2] == [date(2026, 10, 1), date(2026, 10, 8)]
-    assert expiries("BANKNIFTY", day) == [date(2026, 10, 27), date(2026, 11, 23), date(2026, 12, 29)]
+    assert expiries("BANKNIFTY", day) == [
+        date(2026, 10, 27),
+        date(2026, 11, 23),
+        date(2026, 12, 29),
+    ]
 
 
 @given(st.sampled_from(NAMES), st.dates(date(2025, 9, 1), date(2027, 12, 31)))

@@ -45,7 +45,7 @@ previous_slots = st.dictionaries(
 def test_no_connection_is_overfilled_and_nothing_is_lost(wanted, accounts, previous):
     outcome = planner.plan(wanted, accounts, previous)
     limits = {c.account: c for c in accounts}
-    load = {}
+    load: dict[Slot, int] = {}
     for token, slot in outcome.slots.items():
         load[slot] = load.get(slot, 0) + 1
         pins = {w.account for w in wanted if w.instrument_token == token and w.account}

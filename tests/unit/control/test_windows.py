@@ -66,7 +66,7 @@ def choose(chain, price, *, previous=None, now=NOW, expiries=1, otm_levels=2):
 
 def test_window_holds_both_legs_around_the_money_and_what_prices_them(chain):
     window = choose(chain, 26_012.0)
-    by_reason = {}
+    by_reason: dict[str, list[int]] = {}
     for item in window.wanted:
         by_reason.setdefault(item.reason, []).append(item.instrument_token)
     assert by_reason["priced_with"] == [256265, 10]

@@ -1,0 +1,191 @@
+"""Control's stores on the real PostgreSQL and NATS: migrations, the swap, the plan's copy."""
+
+import asyncio
+import contextlib
+import sys
+from datetime import date
+
+import pytest
+from pydantic import SecretStr
+
+from libs.common.bus.kv import Bucket, Mirror
+from libs.common.bus.provision import ensure
+from libs.common.contracts import codec, streams, subjects
+from libs.common.contracts.messages import InstrumentSet, Source, StreamMode
+from libs.common.database import Database, DatabaseUnavailableError
+from libs.common.domain.instruments import Instrument, Kind
+from libs.common.settings import DatabaseSettings
+from services.control import registry, schema
+from services.control.domain import planner
+from services.control.domain.windows import Wanted
+from services.control.plan_store import PlanStore
+from services.fleet.loopback import free_ports
+from services.fleet.postgres_server import PostgresServer, usable_identity
+from services.fleet.supervisor import running as running_children
+from tests.integration.conftest import running
+
+pytestmark = pytest.mark.integration
+
+DAY = date(2026, 11, 23)
+
+
+def instruments(count, *, underlying="NIFTY", first=1):
+    return [
+        Instrument(
+            instrument_token=token,
+            exchange_token=token >> 8,
+            tradingsymbol=f"{underlying}{token}",
+            name=underlying,
+            exchange="NSE",
+            segment="NSE",
+            underlying=underlying,
+            kind=Kind.EQUITY,
+            lot_size=1,
+            tick_size=0.05,
+        )
+        for token in range(first, first + count)
+    ]
+
+
+@contextlib.asynccontextmanager
+async def postgres(directory):
+    server = PostgresServer(
+        directory=directory,
+        port=free_ports(1)[0],
+        identity=await usable_identity(),
+        durable=False,
+    )
+    await server.prepare()
+    async with running_children(server.child()):
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def migrated(directory):
+    async with postgres(directory) as server:
+        settings = DatabaseSettings(database_url=SecretStr(server.url))
+        async with Database.opened(settings) as database:
+            assert await schema.migrate(settings, database, asyncio.Event())
+            yield database, settings
+
+
+async def test_two_processes_migrate_at_once_and_again(tmp_path):
+    program = "import sys; from services.control.schema import upgrade; upgrade(sys.argv[1])"
+    async with postgres(tmp_path / "pg") as server:
+        # alembic is not made for two threads of one process; the fleet has two processes.
+        processes = [
+            await asyncio.create_subprocess_exec(sys.executable, "-c", program, server.url)
+            for _ in range(2)
+        ]
+        assert [await process.wait() for process in processes] == [0, 0]
+        settings = DatabaseSettings(database_url=SecretStr(server.url))
+        async with Database.opened(settings) as database:
+            assert await schema.migrate(settings, database, asyncio.Event())
+            assert await registry.current_dump(database) is None
+
+
+async def test_dump_is_swapped_whole_and_the_one_before_stays(tmp_path):
+    async with migrated(tmp_path / "pg") as (database, _):
+        for count in (3, 5, 4):
+            stored = await registry.store(
+                database, instruments(count), market_date=DAY, source=Source.SIM, skipped=0
+            )
+            assert await registry.current_dump(database) == stored
+            assert await registry.fetch_all(database) == instruments(count)
+        async with database.acquire() as connection:
+            kept = await connection.fetch(
+                "SELECT revision, count(*) FROM instrument_rows GROUP BY 1 ORDER BY 1"
+            )
+        assert [row["count"] for row in kept] == [5, 4]
+
+
+async def test_failed_load_leaves_the_old_dump_in_force(tmp_path):
+    async with migrated(tmp_path / "pg") as (database, _):
+        await registry.store(
+            database, instruments(3), market_date=DAY, source=Source.SIM, skipped=0
+        )
+        twice = instruments(2) + instruments(1)
+        with pytest.raises(Exception, match="duplicate key"):
+            await registry.store(database, twice, market_date=DAY, source=Source.SIM, skipped=0)
+        assert len(await registry.fetch_all(database)) == 3
+
+
+async def test_database_that_is_away_is_a_retryable_error_and_comes_back(tmp_path):
+    port = free_ports(1)[0]
+    settings = DatabaseSettings(database_url=SecretStr(f"postgresql://x:y@127.0.0.1:{port}/z"))
+    async with Database.opened(settings) as database:
+        with pytest.raises(DatabaseUnavailableError):
+            await registry.current_dump(database)
+        assert await database.probe() is not None
+        stop = asyncio.Event()
+        stop.set()
+        assert not await database.until_available(stop)
+
+
+async def test_instruments_on_the_bus_follow_the_dump(bus):
+    await ensure(bus, (), streams.BUCKETS)
+    first = instruments(3) + instruments(2, underlying="M&M", first=100)
+    assert await registry.publish(bus, first, revision=1, market_date=DAY) == 2
+    assert await registry.publish(bus, first, revision=1, market_date=DAY) == 0
+    bucket = Bucket(bus, streams.INSTRUMENTS.name)
+    entry = await bucket.get(subjects.escape("M&M"))
+    assert entry is not None
+    held = codec.from_msgpack(InstrumentSet, entry.value)
+    assert held.instruments == tuple(instruments(2, underlying="M&M", first=100))
+    await registry.publish(bus, instruments(3), revision=2, market_date=DAY)
+    assert await bucket.get(subjects.escape("M&M")) is None
+
+
+async def test_plan_is_written_by_difference_and_copied_for_people(bus, tmp_path):
+    await ensure(bus, (), streams.BUCKETS)
+    mirror = Mirror(bus, streams.PLAN.name)
+    async with migrated(tmp_path / "pg") as (database, _), running(mirror.run):
+        await mirror.ready()
+        store = PlanStore(bus, database, mirror)
+        assert store.revision == 0
+        wanted = [
+            Wanted(
+                instrument_token=token, underlying="NIFTY", mode=StreamMode.FULL, reason="window"
+            )
+            for token in range(1, 120)
+        ]
+        capacities = [
+            planner.Capacity(account=name, connections=1, tokens_per_connection=100)
+            for name in ("a", "b")
+        ]
+        outcome = planner.plan(wanted, capacities, store.slots())
+        assert await store.write(outcome, ["a", "b"], planned_at_ns=1)
+        again = planner.plan(wanted, capacities, store.slots())
+        assert not await store.write(again, ["a", "b"], planned_at_ns=2)
+        assert store.revision == 1
+        async with database.acquire() as connection:
+            rows = await connection.fetch("SELECT * FROM plan_entries")
+        assert {row["instrument_token"] for row in rows} == set(range(1, 120))
+
+        fewer = planner.plan(wanted[:50], capacities[:1], store.slots())
+        assert await store.write(fewer, ["a"], planned_at_ns=3)
+        bucket = Bucket(bus, streams.PLAN.name)
+        assert await bucket.get("b") is None
+
+
+async def test_explicit_subscriptions_survive_the_database(bus, tmp_path):
+    await ensure(bus, (), streams.BUCKETS)
+    mirror = Mirror(bus, streams.PLAN.name)
+    known = {item.instrument_token: item for item in instruments(3)}
+    async with running(mirror.run):
+        await mirror.ready()
+        async with postgres(tmp_path / "pg") as server:
+            settings = DatabaseSettings(database_url=SecretStr(server.url))
+            async with Database.opened(settings) as database:
+                await schema.migrate(settings, database, asyncio.Event())
+                async with database.acquire() as connection:
+                    await connection.execute(
+                        "INSERT INTO instrument_subscriptions (instrument_token, tradingsymbol,"
+                        " segment, requested_mode) VALUES (2, 'NIFTY2', 'NSE', 'QUOTE'),"
+                        " (99, 'GONE', 'NSE', 'FULL')"
+                    )
+                store = PlanStore(bus, database, mirror)
+                wanted = await store.explicit(known)
+                assert [(w.instrument_token, w.mode) for w in wanted] == [(2, StreamMode.QUOTE)]
+        # The server is gone now, and the last known subscriptions hold.
+        assert await store.explicit(known) == wanted
