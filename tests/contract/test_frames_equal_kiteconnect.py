@@ -3,6 +3,7 @@
 from datetime import datetime
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,9 +33,9 @@ def ticker():
     return KiteTicker("key", "token")
 
 
-def as_stock(packet: frames.Packet) -> dict:
+def as_stock(packet: frames.Packet) -> dict[str, Any]:
     """A packet of ours in the stock client's shape, without its derived ``change``."""
-    tick = {
+    tick: dict[str, Any] = {
         "tradable": packet.tradable,
         "mode": packet.mode.value,
         "instrument_token": packet.instrument_token,
@@ -59,7 +60,7 @@ def as_stock(packet: frames.Packet) -> dict:
         }
         if full:
             tick |= {
-                "last_trade_time": datetime.fromtimestamp(packet.last_trade_time_s),  # noqa: DTZ006 -- as the stock client does
+                "last_trade_time": datetime.fromtimestamp(packet.last_trade_time_s or 0),  # noqa: DTZ006 -- as the stock client does
                 "oi": packet.oi,
                 "oi_day_high": packet.oi_day_high,
                 "oi_day_low": packet.oi_day_low,
@@ -72,12 +73,12 @@ def as_stock(packet: frames.Packet) -> dict:
                 },
             }
     if full:
-        tick["exchange_timestamp"] = datetime.fromtimestamp(packet.exchange_timestamp_s)  # noqa: DTZ006 -- as above
+        tick["exchange_timestamp"] = datetime.fromtimestamp(packet.exchange_timestamp_s or 0)  # noqa: DTZ006 -- as above
     return tick
 
 
-def stock_ticks(ticker, frame: bytes) -> list[dict]:
-    ticks = ticker._parse_binary(frame)
+def stock_ticks(ticker, frame: bytes) -> list[dict[str, Any]]:
+    ticks: list[dict[str, Any]] = ticker._parse_binary(frame)
     for tick in ticks:
         tick.pop("change", None)
     return ticks

@@ -179,7 +179,8 @@ _PARSE_LTP: Final = struct.Struct(">2I").unpack_from
 _PARSE_INDEX_QUOTE: Final = struct.Struct(">6I").unpack_from  # The price change is not read.
 _PARSE_INDEX_FULL: Final = struct.Struct(">6I4xI").unpack_from
 _PARSE_QUOTE: Final = struct.Struct(">11I").unpack_from
-_PARSE_FULL: Final = struct.Struct(">16I" + "IIHxx" * 10).unpack_from
+_FULL_FORMAT: Final = ">16I" + "IIHxx" * 10
+_PARSE_FULL: Final = struct.Struct(_FULL_FORMAT).unpack_from
 
 
 def slices(frame: bytes) -> list[tuple[int, int]]:
@@ -365,53 +366,55 @@ def encode_packet(packet: Packet) -> bytes:
         FrameError: ``value_range``: a value does not fit its field, or there are more than
             five levels on a side.
     """
+    try:
+        return _layout(packet)
+    except (struct.error, OverflowError, ValueError) as error:
+        # OverflowError and ValueError: a price that is infinite or not a number.
+        raise FrameError("value_range", 0) from error
+
+
+def _layout(packet: Packet) -> bytes:
     divisor = price_divisor(packet.instrument_token)
 
     def units(price: float | None) -> int:
         return round((price or 0.0) * divisor)
 
-    token, last = packet.instrument_token, units(packet.last_price)
-    ohlc = [units(packet.open), units(packet.high), units(packet.low), units(packet.close)]
-    try:
-        if packet.mode is Mode.LTP:
-            return struct.pack(">2I", token, last)
-        if not packet.tradable:
-            first, high, low, close = ohlc
-            body = struct.pack(">6Ii", token, last, high, low, first, close, last - close)
-            if packet.mode is Mode.QUOTE:
-                return body
-            return body + struct.pack(">I", packet.exchange_timestamp_s or 0)
-        body = struct.pack(
-            ">11I",
-            token,
-            last,
-            packet.last_traded_quantity or 0,
-            units(packet.average_traded_price),
-            packet.volume_traded or 0,
-            packet.total_buy_quantity or 0,
-            packet.total_sell_quantity or 0,
-            *ohlc,
-        )
-        if packet.mode is Mode.QUOTE:
-            return body
-        body += struct.pack(
-            ">5I",
-            packet.last_trade_time_s or 0,
-            packet.oi or 0,
-            packet.oi_day_high or 0,
-            packet.oi_day_low or 0,
-            packet.exchange_timestamp_s or 0,
-        )
-        for side in (packet.depth_buy, packet.depth_sell):
-            levels = [(level.quantity, units(level.price), level.orders) for level in side]
-            levels += [(0, 0, 0)] * (5 - len(levels))
-            body += b"".join(struct.pack(">IIHxx", *level) for level in levels)
-    except (struct.error, OverflowError, ValueError) as error:
-        # OverflowError and ValueError: an infinite price or one that is not a number.
-        raise FrameError("value_range", 0) from error
-    if len(body) != FULL_LENGTH:
-        raise FrameError("value_range", FULL_LENGTH)
-    return body
+    head = [packet.instrument_token, units(packet.last_price)]
+    if packet.mode is Mode.LTP:
+        return struct.pack(">2I", *head)
+    full = packet.mode is Mode.FULL
+    first, high, low, close = map(units, (packet.open, packet.high, packet.low, packet.close))
+    if not packet.tradable:
+        # The price change is documented as signed and read by nobody: two's complement.
+        head += (high, low, first, close, (head[1] - close) & 0xFFFF_FFFF)
+        if full:
+            head.append(packet.exchange_timestamp_s or 0)
+        return struct.pack(f">{len(head)}I", *head)
+    head += (
+        packet.last_traded_quantity or 0,
+        units(packet.average_traded_price),
+        packet.volume_traded or 0,
+        packet.total_buy_quantity or 0,
+        packet.total_sell_quantity or 0,
+        *(first, high, low, close),
+    )
+    if not full:
+        return struct.pack(">11I", *head)
+    levels: list[int] = []
+    for side in (packet.depth_buy, packet.depth_sell):
+        for level in side:
+            levels += (level.quantity, units(level.price), level.orders)
+        levels += [0] * (3 * (5 - len(side)))
+    return struct.pack(
+        _FULL_FORMAT,
+        *head,
+        packet.last_trade_time_s or 0,
+        packet.oi or 0,
+        packet.oi_day_high or 0,
+        packet.oi_day_low or 0,
+        packet.exchange_timestamp_s or 0,
+        *levels,
+    )
 
 
 def encode_frame(bodies: Sequence[bytes]) -> bytes:

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.kite.frames import (
     ABSENT,
+    DepthLevel,
     FrameError,
     Mode,
     Packet,
@@ -47,18 +50,19 @@ def or_absent(value: int | None) -> int:
     return ABSENT if value is None else value
 
 
-def row_of(packet: Packet) -> tuple:
+def row_of(packet: Packet) -> tuple[float, ...]:
     """What a row of the columns must hold for a packet."""
-    best_bid = packet.depth_buy[0] if packet.depth_buy else None
-    best_ask = packet.depth_sell[0] if packet.depth_sell else None
+    no_level = DepthLevel(ABSENT, math.nan, ABSENT)
+    best_bid = packet.depth_buy[0] if packet.depth_buy else no_level
+    best_ask = packet.depth_sell[0] if packet.depth_sell else no_level
     return (
         packet.instrument_token,
         MODES.index(packet.mode),
         packet.last_price,
-        or_nan(best_bid and best_bid.price),
-        or_nan(best_ask and best_ask.price),
-        or_absent(best_bid and best_bid.quantity),
-        or_absent(best_ask and best_ask.quantity),
+        best_bid.price,
+        best_ask.price,
+        best_bid.quantity,
+        best_ask.quantity,
         or_absent(packet.volume_traded),
         or_absent(packet.oi),
         or_absent(packet.oi_day_high),
@@ -80,7 +84,7 @@ def assert_columns_equal_packets(frame: bytes) -> None:
     packets = decode(frame)
     columns = decode_columns(frame)
     assert len(columns) == len(packets)
-    actual = [
+    actual: list[npt.NDArray[Any]] = [
         columns.token,
         columns.mode,
         columns.last_price,
