@@ -17,8 +17,9 @@ import httpx
 import websockets.asyncio.client as ws_client
 from websockets.exceptions import ConnectionClosed
 
+from libs.common.domain.credentials import Credentials
 from libs.common.kite.frames import Packet, decode, is_heartbeat
-from libs.common.kite.login import Credentials, TotpSessionMinter
+from libs.common.kite.login import TotpSessionMinter
 from services.simulator.domain.accounts import Account, demo_accounts
 
 SEED = 5
@@ -113,9 +114,13 @@ class SimulatorProcess:
         content: dict[str, Any] = answer.json()
         return content
 
+    def control(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Any request without an account."""
+        return httpx.request(method, f"{self.url}{path}", **options)
+
     def heal(self) -> None:
         """Lift all faults."""
-        httpx.delete(f"{self.url}/sim/faults").raise_for_status()
+        self.control("DELETE", "/sim/faults").raise_for_status()
 
     def state(self) -> dict[str, Any]:
         """What `/sim/state` shows."""
