@@ -5,11 +5,14 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from services.greeks.domain import pricing
 from services.greeks.domain.pricing import Status
+
+untimed = settings(deadline=None)
+"""A busy machine is no reason to fail."""
 
 any_float = st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=True)
 edge_float = st.sampled_from(
@@ -46,6 +49,7 @@ def quote(flag, forward, strike, tte, vol, df):
     return float(pricing.price(flag, forward, strike, tte, vol, df)[0])
 
 
+@untimed
 @given(st.lists(wild_row, max_size=6), sides, st.sampled_from(["black76", "bsm"]))
 @pytest.mark.parametrize("path", ["few", "many"])
 def test_any_numbers_give_a_status_and_values_only_where_it_says_so(path, rows, side, model):
@@ -58,12 +62,14 @@ def test_any_numbers_give_a_status_and_values_only_where_it_says_so(path, rows, 
     assert status[-1] == Status.OK
 
 
+@untimed
 @given(st.lists(wild_row, min_size=1, max_size=6), st.sampled_from(["black76", "bsm"]))
 def test_both_paths_give_the_same_statuses_to_any_numbers(rows, model):
     few, many = compute(rows, "few", model), compute(rows, "many", model)
     assert few[1].tolist() == many[1].tolist()
 
 
+@untimed
 @given(sides, forwards, log_moneyness, years, vols, discounts, st.data())
 def test_any_price_between_its_bounds_is_solved_alike_on_both_paths(
     flag, forward, x, tte, vol, df, data
@@ -77,6 +83,7 @@ def test_any_price_between_its_bounds_is_solved_alike_on_both_paths(
     np.testing.assert_allclose(few[0], many[0], rtol=1e-12)
 
 
+@untimed
 @given(forwards, log_moneyness, years, vols, discounts)
 def test_volatility_comes_back_from_its_own_price(forward, x, tte, vol, df):
     strike = forward * math.exp(x)
@@ -87,6 +94,7 @@ def test_volatility_comes_back_from_its_own_price(forward, x, tte, vol, df):
     assert out[0] == pytest.approx(vol, rel=1e-11, abs=1e-12)
 
 
+@untimed
 @given(forwards, log_moneyness, years, st.floats(0.05, 1), discounts)
 def test_call_and_put_at_parity_have_one_volatility(forward, x, tte, vol, df):
     strike = forward * math.exp(x)
@@ -103,6 +111,7 @@ def test_call_and_put_at_parity_have_one_volatility(forward, x, tte, vol, df):
     assert call_greeks[1] == pytest.approx(put_greeks[1], rel=1e-6)
 
 
+@untimed
 @given(sides, forwards, log_moneyness, years, discounts, st.lists(st.floats(1e-6, 0.999),
        min_size=2, max_size=20, unique=True))  # fmt: skip
 def test_volatility_never_falls_as_the_price_rises(flag, forward, x, tte, df, shares):
@@ -118,6 +127,7 @@ def test_volatility_never_falls_as_the_price_rises(flag, forward, x, tte, df, sh
     assert (steps[np.diff(prices) > 1e-9 * forward] > 0).all()
 
 
+@untimed
 @given(st.lists(wild_row, min_size=1, max_size=8), st.randoms(use_true_random=False))
 @pytest.mark.parametrize("path", ["few", "many"])
 def test_no_row_affects_another_and_order_does_not_matter(path, rows, chance):
@@ -133,6 +143,7 @@ def test_no_row_affects_another_and_order_does_not_matter(path, rows, chance):
     np.testing.assert_array_equal(out[:, len(rows) - 1], alone[:, 0])
 
 
+@untimed
 @given(sides, forwards, log_moneyness, years, vols, discounts)
 def test_price_stays_between_intrinsic_and_its_maximum(flag, forward, x, tte, vol, df):
     strike = forward * math.exp(x)
@@ -141,6 +152,7 @@ def test_price_stays_between_intrinsic_and_its_maximum(flag, forward, x, tte, vo
     assert price <= df * (forward if flag == 1 else strike) * (1 + 1e-15)
 
 
+@untimed
 @given(any_flag, wild, wild, wild, wild, wild)
 def test_price_and_greeks_at_any_numbers_are_values_or_nan_and_never_raise(
     flag, forward, strike, tte, vol, df
@@ -151,6 +163,7 @@ def test_price_and_greeks_at_any_numbers_are_values_or_nan_and_never_raise(
     assert pricing.greeks_at(flag, forward, strike, tte, df, vol).shape == (5, 1)
 
 
+@untimed
 @given(sides, forwards, log_moneyness, st.floats(0.01, 2), st.floats(0.05, 1), discounts)
 def test_greeks_are_the_slopes_of_the_price(flag, forward, x, tte, vol, df):
     strike = forward * math.exp(x)
