@@ -2,8 +2,8 @@
 
 A closed-form first guess (D. Stefanica and R. Radoicic, "An explicit implied volatility formula",
 2017) is at most 10 % off wherever strikes are listed; two third-order Householder steps on the
-objectives of P. Jaeckel, "Let's be rational" (2013), then reach the rounding limit. `iv_scalar` is the same
-algorithm for few rows; the tests hold the two together.
+objectives of P. Jaeckel, "Let's be rational" (2013), then reach the rounding limit. `iv_scalar` is
+the same algorithm for few rows; the tests hold the two together.
 """
 
 from __future__ import annotations
