@@ -122,6 +122,11 @@ class SimulatorProcess:
         """Lift all faults."""
         self.control("DELETE", "/sim/faults").raise_for_status()
 
+    def active_faults(self) -> list[dict[str, Any]]:
+        """The faults in force."""
+        content: list[dict[str, Any]] = self.control("GET", "/sim/faults").json()["faults"]
+        return content
+
     def state(self) -> dict[str, Any]:
         """What `/sim/state` shows."""
         content: dict[str, Any] = httpx.get(f"{self.url}/sim/state").json()
