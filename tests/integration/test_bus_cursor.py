@@ -8,7 +8,7 @@ import nats.errors
 import nats.js.errors
 import pytest
 
-from libs.common.bus import metrics
+from libs.common.bus import connection, metrics
 from libs.common.bus.connection import Bus
 from libs.common.bus.cursor import OrderedCursor, StartPosition
 from libs.common.bus.errors import BusClosedError, RefusedError
@@ -44,6 +44,7 @@ class Reader:
     def __init__(self, bus, stream, start=None, filters=(), **options) -> None:
         self.messages: list[Any] = []
         self.batches: list[int] = []
+        self.busy = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.cursor = OrderedCursor(
@@ -52,7 +53,9 @@ class Reader:
         self.run = self.cursor.run
 
     async def _take(self, batch):
+        self.busy = True
         await self.gate.wait()
+        self.busy = False
         self.batches.append(len(batch))
         self.messages += batch
 
@@ -341,6 +344,7 @@ async def test_stream_that_forgot_its_last_messages_loses_no_new_one(
         if overtaken:  # The cursor is busy until the numbers it knows are given away again.
             reader.gate.clear()
             await store(other, "CURBACK.a", 13)
+            await until(lambda: reader.busy)
         # As after a SIGKILL of a stream that acknowledges before it writes: three are gone.
         nats_server.kill()
         nats_server.wipe()
@@ -370,7 +374,8 @@ async def test_checkpoint_beyond_the_end_of_the_stream_is_a_gap_and_new_messages
         await until(lambda: reader.values[-1:] == [2])
 
 
-async def test_reading_goes_on_after_a_frozen_server(nats_server, bus):
+async def test_reading_goes_on_after_a_frozen_server(nats_server, bus, monkeypatch):
+    monkeypatch.setattr(connection, "_PONG_TIMEOUT_SECONDS", 0.5)  # To save time only.
     await ensure(bus, [spec("CURFROZEN")])
     reader = Reader(bus, "CURFROZEN")
     async with running(reader.run):

@@ -500,6 +500,11 @@ class Bus:
         kind = type(error).__name__
         metrics.ERRORS_TOTAL.labels(kind=kind).inc()
         self._last_error = str(error) or kind
+        if not self.client.is_connected:
+            # A handshake that failed: nats-py forgets its socket without closing it.
+            transport = self._writer_transport()
+            if transport is not None and not transport.is_closing():
+                transport.abort()
         # One slow consumer reports every message it drops: the counter tells, the log would drown.
         now = time.monotonic()
         if now - self._error_logged_at.get(kind, -_ERROR_LOG_INTERVAL_SECONDS) >= (
