@@ -3,6 +3,7 @@
 Run `python -m tests.golden.generate_holidays` after updating exchange_calendars or to add a year.
 """
 
+import warnings
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -36,7 +37,10 @@ def weekday_closures(first: date = FIRST_DAY, last: date = LAST_DAY) -> list[dat
     # Here: it drags pandas in, and the test that only reads TARGET should not pay for it.
     from exchange_calendars import get_calendar
 
-    sessions = {stamp.date() for stamp in get_calendar("XBOM", start=first, end=last).sessions}
+    with warnings.catch_warnings():
+        # It uses what the newest pandas deprecates; that is between the two of them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        sessions = {stamp.date() for stamp in get_calendar("XBOM", start=first, end=last).sessions}
     days = (first + timedelta(days=offset) for offset in range((last - first).days + 1))
     return [day for day in days if day.weekday() < 5 and day not in sessions]
 
