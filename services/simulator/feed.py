@@ -91,6 +91,11 @@ class Connection:
         """The app whose limits count."""
         return self.session.account.api_key
 
+    def abort(self) -> None:
+        """Drop the TCP connection without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def reset(self) -> None:
         """Break the TCP connection with RST."""
         if self._transport is None:
@@ -100,7 +105,7 @@ class Connection:
         # to the socket below both.
         with socket.socket(fileno=os.dup(raw.fileno())) as same:
             same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._transport.abort()
+        self.abort()
 
 
 class Feed:

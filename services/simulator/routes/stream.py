@@ -17,6 +17,8 @@ from services.simulator.feed import Connection, Feed
 
 log = logs.get_logger(__name__)
 
+_CLOSE_PATIENCE_SECONDS = 2.0
+
 
 class StreamRoute:
     """The ticker endpoint.
@@ -83,7 +85,11 @@ class StreamRoute:
             outcomes = await asyncio.gather(*work, return_exceptions=True)
         if connection.close_requested.is_set():
             try:
-                await websocket.close(1000)
+                async with asyncio.timeout(_CLOSE_PATIENCE_SECONDS):
+                    await websocket.close(1000)
+            except TimeoutError:
+                # A client that does not read blocks the close frame as well.
+                connection.abort()
             except (WebSocketDisconnect, RuntimeError):
                 log.debug("stream.gone_before_close")
             return
