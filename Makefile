@@ -55,6 +55,8 @@ contracts: $(STAMP)  ## asyncapi.json is current and breaks nobody
 deploy-check: $(STAMP)  ## Dockerfile and compose file, without an engine
 	@$(BIN)/hadolint deploy/Dockerfile
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	@NATS_PASSWORD=x POSTGRES_PASSWORD=x ACCOUNT_ENCRYPTION_KEY=x JWT_SECRET=x API_KEY=x \
+	  $(BIN)/docker-compose --file deploy/compose.yaml config --quiet
 	@$(BIN)/yamllint --strict deploy .pre-commit-config.yaml
 
 isolation: $(STAMP)  ## Install each service with nothing but its own extra and import all of it
