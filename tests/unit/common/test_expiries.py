@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.domain.expiries import expiries, freeze_quantity, lot_size, strike_step
+from libs.common.domain.expiries import (
+    INDEX_RULES,
+    derivatives_exchange,
+    expiries,
+    freeze_quantity,
+    lot_size,
+    strike_step,
+)
+from libs.common.domain.instruments import INDEX_UNDERLYINGS
 from libs.common.domain.market_calendar import CALENDAR
 
 NAMES = ["NIFTY", "BANKNIFTY", "SENSEX", "BANKEX", "RELIANCE"]
@@ -15,6 +23,35 @@ NAMES = ["NIFTY", "BANKNIFTY", "SENSEX", "BANKEX", "RELIANCE"]
 def test_holiday_pulls_the_monthly_expiry_to_the_day_before():
     assert expiries("NIFTY", date(2026, 11, 20))[0] == date(2026, 11, 23)
     assert date(2026, 3, 25) in expiries("SENSEX", date(2026, 3, 2))
+
+
+def test_expiry_on_muhurat_tuesday_moves_to_monday():
+    assert expiries("NIFTY", date(2025, 10, 15))[0] == date(2025, 10, 20)
+
+
+def test_exchanges_changed_their_weekday_in_september_2025():
+    assert expiries("NIFTY", date(2025, 8, 25))[:2] == [date(2025, 8, 28), date(2025, 9, 2)]
+    assert expiries("SENSEX", date(2025, 8, 25))[:2] == [date(2025, 8, 26), date(2025, 9, 4)]
+
+
+def test_number_of_listed_expiries_can_be_chosen():
+    day = date(2026, 11, 2)
+    assert expiries("NIFTY", day, weeklies=1, monthlies=0) == [date(2026, 11, 3)]
+    assert expiries("NIFTY", day, weeklies=0, monthlies=1) == [date(2026, 11, 23)]
+    # Eight weeks hold one month; two more months come on top.
+    assert len(expiries("NIFTY", day, weeklies=8, monthlies=3)) == 10
+
+
+def test_lots_change_with_the_series_not_with_the_day():
+    assert lot_size("NIFTY", date(2025, 12, 30)) == 75
+    assert lot_size("NIFTY", date(2026, 1, 6)) == 65
+
+
+def test_index_tokens_are_in_the_index_segment_and_names_are_the_dumps():
+    assert all(rules.index_token & 0xFF == 9 for rules in INDEX_RULES.values())
+    assert set(INDEX_RULES) == set(INDEX_UNDERLYINGS.values())
+    assert derivatives_exchange("SENSEX") == "BFO"
+    assert derivatives_exchange("RELIANCE") == "NFO"
 
 
 def test_only_nifty_and_sensex_have_weeks():
@@ -35,7 +72,7 @@ def test_expiries_ascend_trade_and_are_not_past(name, day):
     assert found == sorted(set(found))
     assert found[0] >= day
     assert len(found) >= 3
-    assert all(CALENDAR.is_trading_day(exchange, expiry) for expiry in found)
+    assert all(CALENDAR.is_business_day(exchange, expiry) for expiry in found)
 
 
 @pytest.mark.parametrize(
