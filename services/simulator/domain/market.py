@@ -24,7 +24,7 @@ Flags = NDArray[np.bool_]
 
 _DEPTH_LEVELS: Final = 5
 _INDEX_LOTS_PER_DAY: Final = 3_000_000.0
-_PRICINGS_AT_START: Final = 600_000
+_PRICINGS_AT_START: Final = 200_000
 _U16: Final = np.uint64(0xFFFF)
 
 
@@ -232,7 +232,7 @@ class Market:
         universe = self.universe
         at_ns = min(max(at_ns, self.open_ns), self.close_ns)
         count = len(universe)
-        points = int(np.clip(_PRICINGS_AT_START // count, 8, 96))
+        points = int(np.clip(_PRICINGS_AT_START // count, 8, 48))
         grid = np.linspace(self.open_ns, at_ns, points).astype(np.int64)
         path = [self._on_grid(self.values(int(moment))) for moment in np.unique(grid)]
         traded = ~self._no_book

@@ -105,6 +105,8 @@ class Paths:
         names = [item.name for item in members]
         self._own = keys_of([(seed, name, "own path") for name in names])
         self._market, self._fear = keys_of([(seed, "market"), (seed, "fear")])
+        self._own_at_anchor = brownian(self._own, _ANCHOR)
+        self._market_at_anchor = brownian(self._market, _ANCHOR)
         self._reference = np.array([item.reference_rupees for item in members])
         self._beta = np.array([item.beta for item in members])
         self._own_volatility = np.array([item.own_volatility for item in members])
@@ -132,7 +134,7 @@ class Paths:
         """
         rows = np.asarray(member)
         market = self._market_return(seconds)
-        own = brownian(self._own[rows], seconds) - brownian(self._own[rows], _ANCHOR)
+        own = brownian(self._own[rows], seconds) - self._own_at_anchor[rows]
         moved = self._beta[rows] * market + self._own_volatility[rows] * own / np.sqrt(
             _PATH_YEAR_SECONDS
         )
@@ -174,7 +176,7 @@ class Paths:
         )
 
     def _market_return(self, seconds: ArrayLike) -> Floats:
-        moved = brownian(self._market, seconds) - brownian(self._market, _ANCHOR)
+        moved = brownian(self._market, seconds) - self._market_at_anchor
         return np.asarray(_MARKET_VOLATILITY * moved / np.sqrt(_PATH_YEAR_SECONDS))
 
     def _fear_factor(self, seconds: ArrayLike, market: Floats) -> Floats:
