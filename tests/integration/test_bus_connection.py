@@ -149,7 +149,7 @@ async def test_unreachable_server_fails_at_the_deadline_and_names_the_variable()
     with pytest.raises(ConnectDeadlineError, match="check NATS_URL") as caught:
         async with Bus.open(settings, name="test"):
             pytest.fail("connected to nothing")
-    assert "Connect call failed" in caught.value.reason
+    assert "111" in caught.value.reason  # Connection refused, in the words of either loop.
 
 
 async def test_wrong_password_fails_at_the_deadline_and_says_so(tmp_path):
