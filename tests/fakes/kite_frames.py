@@ -114,7 +114,7 @@ class FakeMarket:
     def tte(self, expiry: date) -> float:
         """ACT/365 years from now to an expiry."""
         instant = ns_of(CALENDAR.expiry_instant("NFO", expiry)) / 1e9
-        return (instant - self.now_s) / (365 * 86_400)
+        return max(instant - self.now_s, 0.0) / (365 * 86_400)
 
     def forward(self, expiry: date) -> float:
         """The forward that the options are priced on."""
@@ -141,7 +141,7 @@ class FakeMarket:
         """Full packets of tradable instruments, with a book of one tick around the price."""
         tokens = np.array([item.instrument_token for item in items])
         paise = self.paise(items) if last is None else np.asarray(last, np.int64)
-        mid = np.maximum(paise, 30)
+        mid = np.clip(paise, 30, 0xFFFF_FF00)
         steps = np.arange(1, 6) * 5
         fields = {
             "token": tokens,

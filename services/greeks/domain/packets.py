@@ -186,6 +186,9 @@ class Packets:
 
     def depth(self, rows: Ints) -> Depth:
         """The order books at these positions; decoded when first asked for."""
+        if not rows.size:
+            whole = np.empty((0, 10), np.int64)
+            return Depth(np.empty((0, 10)), whole, whole)
         origin = self._origin[rows]
         decoded = [columns.depth for columns in self._sources]
         if len(decoded) == 1:

@@ -1,0 +1,53 @@
+"""Last values: at most once an interval, the newest always in the end."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.greeks.domain.last_values import PHASES, LastValues
+
+SLOTS = 45
+steps = st.lists(
+    st.lists(st.integers(1, SLOTS - 1), unique=True, min_size=1, max_size=8), max_size=60
+)
+
+
+def payload(slots, number):
+    return b"".join(b"%d@%d\n" % (slot, number) for slot in slots)
+
+
+@given(steps)
+def test_newest_value_is_given_out_within_an_interval_and_at_most_once_in_it(batches):
+    values = LastValues(SLOTS)
+    newest: dict[int, int] = {}
+    given_at: dict[int, int] = {}
+    for turn in range(len(batches) + PHASES):
+        if turn < len(batches):
+            slots = batches[turn]
+            values.note(np.array(slots), payload(slots, turn))
+            newest.update(dict.fromkeys(slots, turn))
+        for slot, line in values.take(turn):
+            assert line == b"%d@%d" % (slot, newest.pop(slot))
+            assert turn - given_at.get(slot, -PHASES) >= PHASES
+            given_at[slot] = turn
+    assert not newest
+
+
+def test_what_was_given_out_is_not_given_again():
+    values = LastValues(SLOTS)
+    values.note(np.array([3, 4]), b"a\nb\n")
+    assert [list(values.take(phase)) for phase in (3, 4, 3, 4)] == [
+        [(3, b"a")],
+        [(4, b"b")],
+        [],
+        [],
+    ]
+
+
+def test_growing_keeps_what_is_due():
+    values = LastValues(4)
+    values.note(np.array([3]), b"a\n")
+    values.grow(100)
+    values.note(np.array([99]), b"z\n")
+    assert list(values.take(3)) == [(3, b"a")]
+    assert list(values.take(99)) == [(99, b"z")]
