@@ -191,8 +191,14 @@ class Client:
 
 
 @contextlib.contextmanager
-def running_fleet(folder: Path, *arguments: str) -> Iterator[FleetProcess]:
-    """Start a fleet, wait until it is up, and stop it as Ctrl-C does."""
+def running_fleet(folder: Path, *arguments: str, **variables: str) -> Iterator[FleetProcess]:
+    """Start a fleet, wait until it is up, and stop it as Ctrl-C does.
+
+    Args:
+        folder: Its data directory; the log lies beside it.
+        arguments: Of `tickfleet up`.
+        variables: Environment on top of a small default.
+    """
     log = folder.with_suffix(".log")
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("SIM_", "FLEET_", "KITE_"))},
@@ -201,6 +207,7 @@ def running_fleet(folder: Path, *arguments: str) -> Iterator[FleetProcess]:
         "OTM_LEVELS": "5",
         "LOG_LEVEL": "info",
         "LOG_FORMAT": "console",
+        **variables,
     }
     command = [sys.executable, "-m", "services.fleet", "up", "--data-dir", str(folder)]
     command += ["--port", "0", "--seed", str(SEED), *arguments]
