@@ -1,6 +1,6 @@
 """Many packets at once: a frame into columns, and a frame into sub-frames, with numpy."""
 
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Final, TypeAlias
 
 import msgspec
@@ -395,12 +395,11 @@ def split_by_key(
         return {int(key_of[0]): frame}, 0
     if length and count > _LOOP_PACKETS:
         return _gather(frame, stride, key_of, known), unknown_count
-    parts: dict[int, list[bytes]] = {}
-    for (begin, end), key, wanted in zip(
-        pairwise(positions), key_of.tolist(), known.tolist(), strict=True
-    ):
-        if wanted:
-            parts.setdefault(key, []).append(frame[begin:end])
+    key_list: list[int] = key_of[known].tolist()
+    parts: dict[int, list[bytes]] = {key: [] for key in dict.fromkeys(key_list)}
+    spans = compress(pairwise(positions), known.tolist())
+    for (begin, end), key in zip(spans, key_list, strict=True):
+        parts[key].append(frame[begin:end])
     return {
         key: len(packets).to_bytes(2, "big") + b"".join(packets) for key, packets in parts.items()
     }, unknown_count
