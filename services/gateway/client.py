@@ -294,7 +294,7 @@ class Client:
 
     def _write(self, frame: bytes) -> None:
         self.wire.write(frame)
-        if self.wire.waiting_bytes() > CONTROL_BYTES_MAX:
+        if self.wire.waiting_bytes() > CONTROL_BYTES_MAX and self.wire.is_open:
             # It keeps asking and never reads the answers; no close frame would reach it either.
             metrics.CONNECTIONS_ENDED_TOTAL.labels(reason="control_overflow").inc()
             log.info("client.reset", connection=self.connection_id, reason="control_overflow")

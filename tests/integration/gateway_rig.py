@@ -64,11 +64,11 @@ def token(
 
 
 class Gateway:
-    """A running gateway, in this process."""
+    """A running gateway, in this process or another."""
 
-    def __init__(self, settings: GatewaySettings, life: Lifecycle) -> None:
+    def __init__(self, settings: GatewaySettings, life: Lifecycle | None = None) -> None:
         self.settings = settings
-        self.life = life
+        self.life = life or Lifecycle()
 
     @property
     def url(self) -> str:
@@ -390,10 +390,15 @@ def _instrument(number: int, symbol: str, *, kind: Kind, segment: str, **more: A
 
 
 @asynccontextmanager
-async def running_postgres(directory: Path) -> AsyncIterator[PostgresServer]:
-    """A PostgreSQL of one's own with the fleet's schema."""
+async def running_postgres(
+    directory: Path, *, port: int | None = None
+) -> AsyncIterator[PostgresServer]:
+    """A PostgreSQL of one's own with the fleet's schema; the same directory, the same rows."""
     server = PostgresServer(
-        directory=directory, port=free_port(), identity=await usable_identity(), durable=False
+        directory=directory,
+        port=port or free_port(),
+        identity=await usable_identity(),
+        durable=False,
     )
     await server.prepare()
     async with running(server.child()):
