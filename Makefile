@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SERVICES := ingest greeks gateway control simulator fleet
 # Arguments for the programs behind `run`, `test` and `bench`: make test ARGS="-k lease"
 ARGS ?=
@@ -14,19 +15,19 @@ ARGS ?=
 help:  ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# uv installs the locked set in seconds; where it cannot be had, pip does the same slowly.
+# The machine's own certificates count, as they do for pip: many companies have a proxy.
+export UV_SYSTEM_CERTS := 1
+
+# uv installs the locked set in seconds; where it cannot be had or fails, pip does the same slowly.
 $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "tickfleet needs Python 3.11 or newer: make PYTHON=python3.12 setup"; exit 1; }
 	@echo "Installing the locked dependencies into $(VENV) …"
-	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null; then \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . ; \
-	else \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . ; \
-	fi
+	@{ $(PIP) install uv 2>/dev/null && \
+	   $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	   $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . ; } || \
+	 { $(PIP) install --require-hashes -r requirements.lock && $(PIP) install --no-deps -e . ; }
 	@touch $(STAMP)
 
 setup: $(STAMP)  ## Make the virtual environment and install everything, hashes checked
