@@ -44,6 +44,7 @@ class FakeMarket:
     carry: float = 0.05
     now_s: int = NOON
     instruments: list[Instrument] = field(init=False)
+    _opened: dict[int, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers = count(self.first_token)
@@ -142,6 +143,13 @@ class FakeMarket:
         tokens = np.array([item.instrument_token for item in items])
         paise = self.paise(items) if last is None else np.asarray(last, np.int64)
         mid = np.clip(paise, 30, 0xFFFF_FF00)
+        # The day's prices stay where they were when the instrument was first seen.
+        first = np.array(
+            [
+                self._opened.setdefault(token, int(price))
+                for token, price in zip(tokens.tolist(), mid.tolist(), strict=True)
+            ]
+        )
         steps = np.arange(1, 6) * 5
         fields = {
             "token": tokens,
@@ -151,10 +159,10 @@ class FakeMarket:
             "volume": 1000 + tokens % 977,
             "buy_quantity": 10_000,
             "sell_quantity": 12_000,
-            "open": mid + 20,
-            "high": mid + 40,
-            "low": np.maximum(mid - 20, 5),
-            "close": mid + 10,
+            "open": first + 20,
+            "high": first + 40,
+            "low": np.maximum(first - 20, 5),
+            "close": first + 10,
             "last_trade_ts_s": self.now_s - 1,
             "oi": 5000 + tokens % 613,
             "oi_high": 9000,

@@ -14,6 +14,7 @@ from libs.common.contracts.messages import InstrumentSet
 from libs.common.domain.clock import ns_of
 from libs.common.domain.instruments import Instrument, Kind, OptionType
 from libs.common.errors import RejectedError
+from services.greeks.domain.fragments import head_of
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -239,7 +240,7 @@ class InstrumentTable:
         self.flag[slot] = _FLAGS[item.option_type]
         self.strike[slot] = np.nan if item.strike is None else item.strike
         self.tick_size[slot] = item.tick_size
-        self.head[slot] = _head(item)
+        self.head[slot] = head_of(item)
         self.last_subject[slot] = subjects.last(item.underlying, token)
         same = before is not None and _contract(before) == _contract(item)
         return None if is_new or same else slot
@@ -330,39 +331,3 @@ _FLAGS: Final = {OptionType.CALL: 1, OptionType.PUT: -1, None: 0}
 def _contract(item: Instrument) -> tuple[object, ...]:
     """What makes a contract itself; lot and tick size may change while it lives."""
     return (item.tradingsymbol, item.exchange, item.expiry, item.strike, item.option_type)
-
-
-class _Head(msgspec.Struct, gc=False):
-    """The constant beginning of an instrument's ticks, in the order of `messages.Tick`."""
-
-    instrument_token: int
-    tradingsymbol: str
-    underlying: str
-    kind: str
-    expiry: date | None
-    strike: float | None
-    option_type: str | None
-
-
-_HEAD_ENCODER: Final = msgspec.json.Encoder()
-_HEAD_KEY: Final = len(b'{"instrument_token":')
-
-
-def _head(item: Instrument) -> msgspec.Raw:
-    """The JSON from the token's value up to the option type, braces and first key left out.
-
-    The tick encoder puts it where the token's value goes, so seven constant fields of every tick
-    are one copy of bytes.
-    """
-    text = _HEAD_ENCODER.encode(
-        _Head(
-            item.instrument_token,
-            item.tradingsymbol,
-            item.underlying,
-            item.kind.value,
-            item.expiry,
-            item.strike,
-            None if item.option_type is None else item.option_type.value,
-        )
-    )
-    return msgspec.Raw(text[_HEAD_KEY:-1])

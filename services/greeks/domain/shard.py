@@ -15,6 +15,7 @@ from services.greeks.domain.batching import every_packet, newest_only
 from services.greeks.domain.book import Book
 from services.greeks.domain.chain_pricer import STATUS_NAMES, Engine, Priced, price_options
 from services.greeks.domain.forward import SECONDS_PER_YEAR, SOURCES, Forwards
+from services.greeks.domain.fragments import NO_VALUATION, OhlcTexts, stamps, valuations
 from services.greeks.domain.instrument_table import NOBODY, ExpiryInstant, InstrumentTable
 from services.greeks.domain.last_values import LastValues
 from services.greeks.domain.market_clock import MarketClock
@@ -34,8 +35,11 @@ Floats = npt.NDArray[np.float64]
 MAX_MESSAGE_BYTES: Final = 512 * 1024
 """Ticks of one underlying are split beyond this; NATS takes 1 MiB by default."""
 
+MAX_ROWS: Final = 1024
+"""Ticks made at once: enough for numpy, few enough for their objects to stay in the CPU's cache,
+and a bound on how long the event loop waits."""
+
 _STATUS_NAMES: Final = np.array(STATUS_NAMES, dtype=np.object_)
-_SOURCES: Final = np.array(SOURCES, dtype=np.object_)
 
 
 class Frame(NamedTuple):
@@ -119,6 +123,7 @@ class Shard:
         self.forwards = Forwards(0)
         self.last_values = LastValues(self.table.capacity)
         self.clock = MarketClock()
+        self._ohlc = OhlcTexts(self.table.capacity)
         self._policy = policy
         self._engine = engine
         self._now_ns = now_ns
@@ -129,6 +134,7 @@ class Shard:
         reused = self.table.apply(update)
         self.book.grow(self.table.capacity)
         self.last_values.grow(self.table.capacity)
+        self._ohlc.grow(self.table.capacity)
         self.forwards.grow(len(self.table.expiries))
         if reused:
             self.book.forget(np.array(reused))
@@ -156,8 +162,8 @@ class Shard:
         rounds = newest_only(slots) if conflate else every_packet(slots, packets.frame)
         tally.conflated += rounds.conflated
         received = [frame.received_ns for frame in frames]
-        whole = len(rounds.rows) == 1 and rounds.rows[0].size == slots.size
-        for rows in rounds.rows:
+        for rows in _pieces(rounds.rows):
+            whole = rows.size == slots.size
             # Packets of one underlying next to one another, since they share a message.
             underlying = self.table.underlying_id[slots if whole else slots[rows]]
             if (underlying[1:] != underlying[:-1]).any():
@@ -238,7 +244,7 @@ class Shard:
         for code in np.flatnonzero(counts).tolist():
             tally.statuses[STATUS_NAMES[code]] += int(counts[code])
         book.seq[slots] += 1
-        columns = self._columns(slots, packets, options, priced, received, source)
+        columns = self._columns(slots, packets, options, at_s[options], priced, received, source)
         rows = rows_of(columns)
         row_bytes = TICK_BYTES + (DEPTH_BYTES if columns.depth is not None else 0)
         starts = [0, *(np.flatnonzero(underlying[1:] != underlying[:-1]) + 1).tolist()]
@@ -272,6 +278,7 @@ class Shard:
         slots: Ints,
         packets: Packets,
         options: Ints,
+        at_s: Floats,
         priced: Priced,
         received: Sequence[int],
         source: str,
@@ -279,12 +286,20 @@ class Shard:
         n = slots.size
         book = self.book
         last = book.last_price[slots]
-        ohlc = packets.ohlc
-        ohlc = np.where((ohlc > 0.0).all(axis=0), ohlc, np.nan)
         close = packets.close
-        has_depth = packets.has_depth
-        depth_rows = np.flatnonzero(has_depth)
-        frame = packets.frame
+        depth_rows = np.flatnonzero(packets.has_depth)
+        spelled = valuations(
+            self.table.expiry_id[slots[options]],
+            at_s,
+            tte=priced.tte,
+            forward=priced.forward,
+            source=priced.source,
+            names=SOURCES,
+        )
+        if options.size != n:
+            some, spelled = spelled, [NO_VALUATION] * n
+            for row, text in zip(options.tolist(), some, strict=True):
+                spelled[row] = text
         return TickColumns(
             head=self.table.head[slots],
             last_price=last,
@@ -295,7 +310,7 @@ class Shard:
             volume=packets.volume,
             oi=packets.oi,
             change=(last - close) * 100.0 / np.where(close > 0.0, close, np.nan),
-            ohlc=ohlc,
+            ohlc=self._ohlc.of(slots, packets.ohlc),
             depth_rows=depth_rows,
             depth=packets.depth(depth_rows) if depth_rows.size else None,
             iv=_spread(priced.iv, options, n),
@@ -304,19 +319,16 @@ class Shard:
             smile_iv=_spread(priced.smile_iv, options, n),
             greeks=_spread(priced.greeks, options, n),
             iv_status=_named(_STATUS_NAMES, priced.status, options, n),
-            forward=_spread(priced.forward, options, n),
-            forward_source=_named(_SOURCES, priced.source, options, n),
-            tte=_spread(priced.tte, options, n),
+            valuation=spelled,
             seq=book.seq[slots],
-            epoch=self.epoch,
-            exchange_ts_s=packets.exchange_ts_s,
-            ingest_ts=(
-                [received[0]] * n
-                if len(received) == 1
-                else np.array(received, np.int64)[frame].tolist()
+            stamp=stamps(
+                packets.frame,
+                packets.exchange_ts_s,
+                received,
+                epoch=self.epoch,
+                greeks_ts=self._now_ns(),
+                source=source,
             ),
-            greeks_ts=self._now_ns(),
-            source=source,
         )
 
     def take_forwards(self, expiry_ids: Ints) -> Iterator[tuple[str, bytes]]:
@@ -374,6 +386,13 @@ class Shard:
             "atm_iv": float(ivs.mean()) if ivs.size else None,
             "straddle": _or_none(prices.sum()),
         }
+
+
+def _pieces(rounds: Sequence[Ints]) -> Iterator[Ints]:
+    """Rounds of bounded size."""
+    for rows in rounds:
+        for first in range(0, rows.size, MAX_ROWS):
+            yield rows[first : first + MAX_ROWS]
 
 
 def _by_source(frames: Sequence[Frame]) -> Iterator[tuple[str, Sequence[Frame]]]:

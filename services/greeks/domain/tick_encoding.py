@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from libs.common.contracts.messages import Depth, DepthLevel, Ohlc, Tick
+from libs.common.contracts.messages import Depth, DepthLevel, Tick
+from services.greeks.domain.fragments import HEAD, STAMP, VALUATION
 from services.greeks.domain.packets import Depth as Books
 
 Floats = npt.NDArray[np.float64]
@@ -16,25 +17,18 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Objects = npt.NDArray[np.object_]
 
-HEAD_FIELDS: Final = 7
-"""So many fields of a tick never change; they travel as one piece (`InstrumentTable.head`)."""
 TICK_BYTES: Final = 900
 """About the length of a tick without depth: so many rows are encoded before the size is checked."""
 DEPTH_BYTES: Final = 500
 """About what five levels a side add."""
 
-# A tick as the encoder wants it: the head as raw JSON in place of the token's value, then the
-# other fields by position. Structs made by position from zipped columns are the cheapest rows in
+# A tick as the encoder wants it: values by position, with shared pieces of JSON in place of the
+# first field of each piece. Structs made by position from zipped columns are the cheapest rows in
 # Python, and msgspec writes NaN as null, so a column needs no row-wise care.
+_INSIDE_PIECES: Final = frozenset((*HEAD[1:], *VALUATION[1:], *STAMP[1:]))
 _Row: Final[Any] = msgspec.defstruct(
     "_Row",
-    [
-        (name, Any)
-        for name in (
-            Tick.__struct_fields__[0],
-            *Tick.__struct_fields__[HEAD_FIELDS:],
-        )
-    ],
+    [(name, Any) for name in Tick.__struct_fields__ if name not in _INSIDE_PIECES],
     gc=False,
 )
 _Level: Final[Any] = msgspec.defstruct(
@@ -43,9 +37,6 @@ _Level: Final[Any] = msgspec.defstruct(
 _Depth: Final[Any] = msgspec.defstruct(
     "_Depth", [(name, Any) for name in Depth.__struct_fields__], gc=False
 )
-_Ohlc: Final[Any] = msgspec.defstruct(
-    "_Ohlc", [(name, Any) for name in Ohlc.__struct_fields__], gc=False
-)
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -53,7 +44,7 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
     """n ticks, column by column; NaN, -1 (quantities) and 0 (times) stand for null.
 
     Attributes:
-        head: `InstrumentTable.head` of each [n].
+        head: JSON up to the option type [n].
         last_price: Rupees [n].
         bid: Rupees [n].
         ask: Rupees [n].
@@ -62,7 +53,7 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
         volume: Units [n].
         oi: Units [n].
         change: Percent [n].
-        ohlc: Rupees [4, n]; any NaN makes the whole null.
+        ohlc: JSON, or None [n].
         depth_rows: Which ticks carry an order book, ascending [d].
         depth: Their books [d, 10], None if d is 0.
         iv: Per year [n], as the next three.
@@ -71,15 +62,9 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
         smile_iv: [n].
         greeks: delta, gamma, theta, vega, rho [5, n].
         iv_status: Names [n], None unless an option.
-        forward: Rupees [n].
-        forward_source: Names [n], or None.
-        tte: Years [n].
+        valuation: JSON of forward, source and time to expiry [n].
         seq: [n].
-        epoch: Of the lease.
-        exchange_ts_s: Epoch seconds [n].
-        ingest_ts: Epoch nanoseconds [n].
-        greeks_ts: Epoch nanoseconds.
-        source: `live` or `sim`, for all.
+        stamp: JSON from the epoch on [n].
     """
 
     head: Objects
@@ -91,7 +76,7 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
     volume: Ints
     oi: Ints
     change: Floats
-    ohlc: Floats
+    ohlc: Sequence[msgspec.Raw | None]
     depth_rows: Ints
     depth: Books | None
     iv: Floats
@@ -100,15 +85,9 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
     smile_iv: Floats
     greeks: Floats
     iv_status: Sequence[str | None]
-    forward: Floats
-    forward_source: Sequence[str | None]
-    tte: Floats
+    valuation: Sequence[msgspec.Raw]
     seq: Ints
-    epoch: int
-    exchange_ts_s: Ints
-    ingest_ts: Sequence[int]
-    greeks_ts: int
-    source: str
+    stamp: Sequence[msgspec.Raw]
 
 
 def rows_of(ticks: TickColumns) -> list[Any]:
@@ -126,7 +105,7 @@ def rows_of(ticks: TickColumns) -> list[Any]:
                 _nullable(ticks.volume, ticks.volume >= 0),
                 _nullable(ticks.oi, ticks.oi >= 0),
                 ticks.change.tolist(),
-                _ohlc(ticks.ohlc),
+                ticks.ohlc,
                 _depth(ticks),
                 ticks.iv.tolist(),
                 ticks.bid_iv.tolist(),
@@ -134,15 +113,9 @@ def rows_of(ticks: TickColumns) -> list[Any]:
                 ticks.smile_iv.tolist(),
                 *(greek.tolist() for greek in ticks.greeks),
                 ticks.iv_status,
-                ticks.forward.tolist(),
-                ticks.forward_source,
-                ticks.tte.tolist(),
+                ticks.valuation,
                 ticks.seq.tolist(),
-                repeat(ticks.epoch),
-                _nullable(ticks.exchange_ts_s * 1_000_000_000, ticks.exchange_ts_s > 0),
-                ticks.ingest_ts,
-                repeat(ticks.greeks_ts),
-                repeat(ticks.source),
+                ticks.stamp,
                 strict=False,
             ),
         )
@@ -184,16 +157,6 @@ def _nullable(values: Ints, known: Bools) -> Iterable[int | None]:
     for row in np.flatnonzero(~known).tolist():
         listed[row] = None
     return listed
-
-
-def _ohlc(block: Floats) -> Iterable[Any]:
-    known = np.isfinite(block).all(axis=0)
-    if known.all():
-        return starmap(_Ohlc, zip(*block.tolist(), strict=True))
-    rows: list[Any] = [None] * known.size
-    for row, values in zip(np.flatnonzero(known).tolist(), block[:, known].T.tolist(), strict=True):
-        rows[row] = _Ohlc(*values)
-    return rows
 
 
 def _depth(ticks: TickColumns) -> Iterable[Any]:
