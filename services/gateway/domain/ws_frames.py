@@ -6,6 +6,8 @@ _FIN_TEXT = b"\x81"
 _TICK_HEAD = b'{"type":"tick","data":'
 _TICK_TAIL = b"}"
 _TICK_AROUND = len(_TICK_HEAD) + len(_TICK_TAIL)
+_USUAL_START = 4 + len(_TICK_HEAD)
+_USUAL_END = -len(_TICK_TAIL)
 _TICKS_HEAD = b'{"type":"ticks","data":['
 
 
@@ -35,7 +37,11 @@ def batch_frame(frames: Iterable[bytes], conflated: int = 0) -> bytes:
         conflated: How many older ticks these replaced; 0 is left out.
     """
     tail = b'],"conflated":%d}' % conflated if conflated else b"]}"
-    return text_frame(b"".join((_TICKS_HEAD, b",".join(map(line_of, frames)), tail)))
+    # Nearly every tick has 126 to 65 535 bytes: spare those two calls each.
+    lines = [
+        frame[_USUAL_START:_USUAL_END] if frame[1] == 126 else line_of(frame) for frame in frames
+    ]
+    return text_frame(b"".join((_TICKS_HEAD, b",".join(lines), tail)))
 
 
 def payloads(data: bytes) -> Iterator[bytes]:
