@@ -212,6 +212,9 @@ async def test_client_that_never_reads_is_reset_and_disturbs_nobody(nats_server,
             newest[data["instrument_token"]] = data["seq"]
         assert set(newest) == set(market.tokens)
         assert received > 10 * len(market.tokens)
+        print(
+            f"resident memory grew by {(after - before) / MIB:.1f} MiB, {received} ticks received"
+        )
         assert after - before < 8 * MIB
         for client in stalled:
             assert await asyncio.to_thread(client.was_reset)
