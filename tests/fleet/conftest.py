@@ -5,7 +5,7 @@ import pytest
 from tests.fleet.fleet_process import running_fleet
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fleet(tmp_path_factory):
     """A fleet of two accounts and two Greeks workers that is up."""
     folder = tmp_path_factory.mktemp("fleet") / "data"
