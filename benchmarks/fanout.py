@@ -28,6 +28,7 @@ from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 from libs.common.http_server import http_server
+from libs.common.lifecycle import Lifecycle
 from services.gateway.domain.outbox import Outbox
 from services.gateway.fanout import Fanout
 from services.gateway.wire import GatewayProtocol, ProtocolWire, Wire, protocol_in
@@ -176,6 +177,7 @@ async def serve(design: str, port: int) -> None:
         host="127.0.0.1",
         port=port,
         port_setting="--port",
+        life=Lifecycle(),
         ws=GatewayProtocol,
         ws_per_message_deflate=False,
         ws_ping_interval=None,

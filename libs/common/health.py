@@ -81,6 +81,7 @@ class Health:
             host=settings.health_host,
             port=settings.health_port,
             port_setting="HEALTH_PORT",
+            life=self._life,
             lifespan="off",
         ):
             yield

@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from libs.common.errors import FatalError
+from libs.common.lifecycle import Lifecycle
 
 _START_DEADLINE_SECONDS = 10.0
 
@@ -24,6 +25,15 @@ class PortTakenError(FatalError):
         self.setting = setting
 
 
+class ServerEndedError(FatalError):
+    """The HTTP server ended although nobody stopped it; the process is deaf without it."""
+
+    def __init__(self, *, host: str, port: int) -> None:
+        super().__init__(f"the HTTP server on {host}:{port} ended although nobody stopped it")
+        self.host = host
+        self.port = port
+
+
 class _QuietServer(uvicorn.Server):
     """uvicorn without its signal handlers: one owner of signals per process."""
 
@@ -34,7 +44,13 @@ class _QuietServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def http_server(
-    app: ASGIApp, *, host: str, port: int, port_setting: str, **options: Any
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    port_setting: str,
+    life: Lifecycle,
+    **options: Any,
 ) -> AsyncIterator[uvicorn.Server]:
     """Serve an ASGI application until the block ends.
 
@@ -43,6 +59,7 @@ async def http_server(
         host: Address to listen on.
         port: Port to listen on.
         port_setting: Name of the setting that chose the port, for the error message.
+        life: Ended when the server ends before the block does.
         options: Further fields of `uvicorn.Config`.
 
     Raises:
@@ -67,6 +84,13 @@ async def http_server(
     )
     server = _QuietServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http-{port}")
+
+    def ended(done: asyncio.Task[None]) -> None:
+        if server.started and not server.should_exit:
+            error = None if done.cancelled() else done.exception()
+            life.fail(error or ServerEndedError(host=host, port=port), task="http")
+
+    task.add_done_callback(ended)
     try:
         async with asyncio.timeout(_START_DEADLINE_SECONDS):
             while not server.started:

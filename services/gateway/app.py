@@ -75,6 +75,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             host=settings.gateway_host,
             port=settings.gateway_port,
             port_setting="GATEWAY_PORT",
+            life=life,
             ws=GatewayProtocol,
             ws_max_size=settings.message_bytes_max,
             ws_per_message_deflate=False,

@@ -45,6 +45,8 @@ class FramePublisher:
         self.packets_total = 0
         self.dropped_total = 0
         self.last_frame_ns: int | None = None
+        # Looked up once: a metric's labels cost more than its increment.
+        self._last_frame_seconds = metrics.LAST_FRAME_SECONDS.labels(account=self._account)
         self._counters = {
             "frames": metrics.FRAMES_TOTAL.labels(account=self._account),
             "packets": metrics.PACKETS_TOTAL.labels(account=self._account),
@@ -60,7 +62,7 @@ class FramePublisher:
         """Publish one binary frame; a bad one is counted and forgotten, the socket stays."""
         now_ns = time.time_ns()
         self.last_frame_ns = now_ns
-        metrics.LAST_FRAME_SECONDS.labels(account=self._account).set(now_ns / 1e9)
+        self._last_frame_seconds.set(now_ns / 1e9)
         if is_heartbeat(payload):
             self._counters["heartbeats"].inc()
             return

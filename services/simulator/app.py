@@ -123,6 +123,7 @@ async def serve(settings: SimulatorSettings, life: Lifecycle) -> None:
         host=settings.sim_host,
         port=settings.sim_port,
         port_setting="SIM_PORT",
+        life=life,
         lifespan="off",
         ws=TransparentWebSocket,
         # Kite never pings, and its client takes an unsolicited pong for a promise of more.
