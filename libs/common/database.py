@@ -8,6 +8,7 @@ import asyncpg
 
 from libs.common import logs
 from libs.common.errors import RetryableError
+from libs.common.lifecycle import sleep_unless
 from libs.common.resilience.backoff import Backoff
 from libs.common.settings import DatabaseSettings
 
@@ -123,7 +124,5 @@ class Database:
             if reason is None:
                 return True
             log.warning("database.waiting", reason=reason)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(backoff.next_seconds()):
-                    await stop.wait()
+            await sleep_unless(stop, backoff.next_seconds())
         return False

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from libs.common import logs
+from libs.common.lifecycle import sleep_unless
 from services.fleet.child import Child
 from services.fleet.console import Console
 from services.fleet.data_directory import DataDirectory, FleetState, ProcessState, Secrets
@@ -278,9 +279,7 @@ async def _until_up(
             raise NotReadyError(
                 [f"GET /health of the gateway, which says {said}"], deadline_seconds
             )
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_HEALTH_POLL_SECONDS):
-                await stop.wait()
+        await sleep_unless(stop, _HEALTH_POLL_SECONDS)
 
 
 def _announcement(fleet: Fleet, settings: FleetSettings) -> str:
