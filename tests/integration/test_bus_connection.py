@@ -267,8 +267,8 @@ async def test_frozen_server_is_left_for_the_next_one_although_data_is_unsent(tm
             while await bus.publish("conn.frozen", bytes(256 * 1024)):  # noqa: ASYNC110  # Filling, not waiting.
                 await asyncio.sleep(0)
 
-            await until(lambda: bus.state is BusState.RECONNECTING, 15)
-            await until(lambda: bus.is_connected and connected_port(bus) != port, 15)
+            # The other server answers at once: the time between the two may be too short to see.
+            await until(lambda: bus.is_connected and connected_port(bus) != port, 30)
 
             assert count(metrics.ABORTS_TOTAL) > aborts
             got: list[Any] = []
