@@ -146,6 +146,7 @@ class Bus:
         self._generation = 0
         self._congested = False
         self._last_error = "no answer"
+        self._server_said = False
         self._error_logged_at: dict[str, float] = {}
         self.jetstream: JetStreamContext = self.client.jetstream()
 
@@ -499,7 +500,11 @@ class Bus:
     async def _error_reported(self, error: Exception) -> None:
         kind = type(error).__name__
         metrics.ERRORS_TOTAL.labels(kind=kind).inc()
-        self._last_error = str(error) or kind
+        # After a refusal the server closes the socket, and a later attempt may meet a reset: what
+        # the server said explains more than how the socket ended.
+        if not (isinstance(error, OSError) and self._server_said):
+            self._last_error = str(error) or kind
+            self._server_said = not isinstance(error, OSError)
         if not self.client.is_connected:
             # A handshake that failed: nats-py forgets its socket without closing it.
             transport = self._writer_transport()
@@ -522,6 +527,7 @@ class Bus:
         # Runs inside nats-py's reconnect task, which is cancelled if the connection breaks again:
         # only note it here, the callbacks run in a task of our own.
         self._generation += 1
+        self._server_said = False
         self._bound_socket()
         self._set_state(BusState.CONNECTED)
         metrics.RECONNECTS_TOTAL.inc()
