@@ -104,6 +104,48 @@ CHANNELS: Final = (
         readers="gateway, operator",
     ),
     Channel(
+        address=f"{subjects.BAR_PREFIX}.{{underlying}}.1s",
+        protocol="nats",
+        messages=(messages.Bar,),
+        sender="greeks",
+        readers="any subscriber",
+    ),
+    Channel(
+        address=subjects.RPC_HISTORY,
+        protocol="nats",
+        messages=(messages.HistoryRequest, messages.HistoryPart),
+        sender="any service",
+        readers="ingest, which answers with a stream of parts; `.<account>` for one account alone",
+    ),
+    Channel(
+        address=subjects.RPC_QUOTE,
+        protocol="nats",
+        messages=(messages.QuoteRequest, messages.QuoteReply),
+        sender="any service",
+        readers="ingest, which answers; `.<account>` for one account alone",
+    ),
+    Channel(
+        address=subjects.RPC_ACCOUNTS,
+        protocol="nats",
+        messages=(messages.AccountCommand, messages.AccountReply),
+        sender="gateway, operator",
+        readers="control, which answers",
+    ),
+    Channel(
+        address=f"{streams.ACCOUNTS.name}/{{account}}",
+        protocol="nats-kv",
+        messages=(messages.AccountState,),
+        sender="control",
+        readers="gateway, operator, the next leader",
+    ),
+    Channel(
+        address=f"{streams.COVERAGE.name}/{{account}}",
+        protocol="nats-kv",
+        messages=(messages.FeedCoverage,),
+        sender="ingest",
+        readers="control, operator; MessagePack",
+    ),
+    Channel(
         address="/ws/ticks",
         protocol="ws",
         messages=(

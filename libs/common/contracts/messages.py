@@ -159,11 +159,20 @@ class Forward(Message, frozen=True, kw_only=True):
 
 
 class PlannedGroup(Message, frozen=True, kw_only=True):
-    """Tokens of one underlying that a connection streams in one mode."""
+    """Tokens of one underlying that a connection streams in one mode.
+
+    Attributes:
+        underlying: Decides the shard.
+        mode: How much of each token.
+        tokens: The instruments, ascending.
+        home: The account that lost them, to which they return when it is well again; None for
+            tokens that belong where they are.
+    """
 
     underlying: str
     mode: StreamMode
     tokens: tuple[Token, ...]
+    home: str | None = None
 
 
 class PlannedConnection(Message, frozen=True, kw_only=True):
@@ -240,11 +249,20 @@ class FeedState(StrEnum):
     BACKING_OFF = "backing_off"
 
 
-class FeedStatus(Message, frozen=True, kw_only=True):
-    """How an account's feed fares, said by its holder every two seconds.
+class Pressure(StrEnum):
+    """How hard it is to publish what is received, least first."""
 
-    Sent by: ingest. Read by: gateway (`/health`), operator. Bucket: `status`, key
-    `feed-<account>`.
+    HEALTHY = "healthy"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    OVERLOAD = "overload"
+
+
+class FeedStatus(Message, frozen=True, kw_only=True):
+    """How an account's feed fares, said by its holder every two seconds and when its state changes.
+
+    Sent by: ingest. Read by: control (refused sessions), gateway (`/health`), operator.
+    Bucket: `status`, key `feed-<account>`.
     """
 
     account: str
@@ -259,6 +277,41 @@ class FeedStatus(Message, frozen=True, kw_only=True):
     plan_revision: int
     last_frame_ns: EpochNs | None = None
     session_minted_at_ns: EpochNs | None = None
+    session_refused: Annotated[
+        bool, Meta(description="Kite answered 403 to this session, on the WebSocket or by REST")
+    ] = False
+    pressure: Pressure = Pressure.HEALTHY
+    published_ratio: Annotated[float, Meta(description="published / received, 0 to 1")] = 1.0
+    publish_p95_ms: float | None = None
+    publish_p99_ms: float | None = None
+    pending_bytes: Annotated[int, Meta(description="waiting for NATS")] = 0
+    no_data_tokens: int = 0
+    stale_tokens: int = 0
+    source: Source | None = None
+    at_ns: EpochNs
+
+
+class FeedCoverage(Message, frozen=True, kw_only=True):
+    """Which subscribed instruments do not tick; all others of the plan entry do.
+
+    Sent by: ingest, when it changes (looked at every two seconds) and at least every ten.
+    Read by: control (states of subscriptions), operator. Bucket: `coverage`, key = escaped
+    account, MessagePack.
+
+    Attributes:
+        account: Whose feed.
+        plan_revision: Of the plan entry that was subscribed.
+        pending: Subscribed, no tick yet, still within the deadline or outside the session.
+        no_data: Subscribed in session for longer than the deadline, and never a tick.
+        stale: Ticked before, but not for a while although its session is open.
+        at_ns: When this was found.
+    """
+
+    account: str
+    plan_revision: int
+    pending: tuple[Token, ...]
+    no_data: tuple[Token, ...]
+    stale: tuple[Token, ...]
     at_ns: EpochNs
 
 
@@ -294,13 +347,279 @@ class ControlStatus(Message, frozen=True, kw_only=True):
     at_ns: EpochNs
 
 
-class OrderUpdate(Message, frozen=True, kw_only=True):
-    """The broker pushed an order update over a market-data connection.
+class UpdateKind(StrEnum):
+    """What a text frame of the broker carries."""
 
-    Sent by: ingest. Read by: orders. Subject: `order.update.v1.<account>`. `data` is Kite's own
-    postback object, untouched.
+    ORDER = "order"
+    MESSAGE = "message"
+    ERROR = "error"
+
+
+class OrderUpdate(Message, frozen=True, kw_only=True):
+    """The broker pushed a text over a market-data connection: an order update or a message.
+
+    Sent by: ingest, once although every connection of the account carries it. Read by: orders.
+    Subject: `order.update.v1.<account>`. `data` is Kite's own value, untouched: the postback
+    object of an order, the text of a message or an error.
     """
 
     account: str
+    kind: UpdateKind = UpdateKind.ORDER
     received_at_ns: EpochNs
     data: msgspec.Raw
+
+
+class Bar(Message, frozen=True, kw_only=True):
+    """One second of an underlying came to its end.
+
+    Sent by: greeks (the shard's owner). Read by: any NATS subscriber.
+    Subject: `md.bar.v1.<underlying>.1s`. Delivery: at most once live; MD_BARS keeps an hour.
+    A second without a trade has no bar; `gap_seconds` tells how many were left out. A tick that
+    comes after its second was published makes the bar again with a higher `revision`.
+
+    Attributes:
+        underlying: The name.
+        instrument_token: Of the index or equity whose ticks made it, or of the nearest future
+            when the underlying has neither.
+        start: First instant of the second, exchange time.
+        open: First price of the second; high, low and close accordingly.
+        volume: Traded within the second; null for an index.
+        ticks: How many ticks made it.
+        gap_seconds: Seconds without a tick since the bar before; 0 when they follow each other.
+        revision: 0 for the first version.
+        epoch: Lease term of the shard.
+        source: Live or simulated.
+    """
+
+    underlying: str
+    instrument_token: Token
+    start: EpochNs
+    open: Price
+    high: Price
+    low: Price
+    close: Price
+    volume: int | None = None
+    ticks: Annotated[int, Meta(ge=1)]
+    gap_seconds: Annotated[int, Meta(ge=0)] = 0
+    revision: Annotated[int, Meta(ge=0)] = 0
+    epoch: int
+    source: Source
+
+
+class AccountSource(StrEnum):
+    """Where an account is described, in the order in which the sources win."""
+
+    USER_SERVICE = "user_service"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    SINGLE = "single"
+    DATABASE = "database"
+
+
+class AccountCondition(StrEnum):
+    """What an account can be counted on for."""
+
+    READY = "ready"
+    LOGGING_IN = "logging_in"
+    WAITING = "waiting"
+    REFUSED = "refused"
+    INCOMPLETE = "incomplete"
+    DISABLED = "disabled"
+
+
+class AccountState(Message, frozen=True, kw_only=True):
+    """What the control plane knows of an account; never a secret.
+
+    Sent by: control. Read by: gateway (REST), operator, the next leader (a refused login is not
+    tried again). Bucket: `accounts`, key = escaped account.
+
+    Attributes:
+        account: The name.
+        source: Where it is described.
+        condition: `ready` has a session, `logging_in` will have one, `waiting` needs a person's
+            login (no TOTP secret), `refused` by Kite, `incomplete` by its description, `disabled`.
+        reason: Why, for people; names the variable or the step.
+        connections: WebSocket connections it may open.
+        tokens_per_connection: Instruments on each.
+        user_id: Masked, such as `AB****`.
+        logged_in_at_ns: When its session was minted.
+        lost_since_ns: Since when its feed has been away, so that its instruments move to others.
+        refused_fingerprint: Of the credentials that Kite refused, a keyed hash.
+        login_failures: In a row, without an answer from Kite.
+        at_ns: When this was written.
+    """
+
+    account: str
+    source: AccountSource
+    condition: AccountCondition
+    reason: str = ""
+    connections: int
+    tokens_per_connection: int
+    user_id: str | None = None
+    logged_in_at_ns: EpochNs | None = None
+    lost_since_ns: EpochNs | None = None
+    refused_fingerprint: str | None = None
+    login_failures: int = 0
+    at_ns: EpochNs
+
+
+class AccountVerb(StrEnum):
+    """What can be done to an account."""
+
+    ADD = "add"
+    ROTATE = "rotate"
+    ENABLE = "enable"
+    DISABLE = "disable"
+    REMOVE = "remove"
+    LOGIN = "login"
+
+
+class AccountCommand(Message, frozen=True, kw_only=True):
+    """Somebody wants an account changed.
+
+    Sent by: gateway (REST) and the command line. Read by: control's leader, which answers with
+    an AccountReply. Subject: `rpc.accounts.v1` (request). Secrets travel only in this message:
+    use TLS to NATS wherever that is another machine.
+
+    Attributes:
+        verb: `add` and `rotate` take credentials, `login` a request token or an access token.
+        account: Which.
+        api_key: And the other credentials: only with `add` and `rotate`.
+        connections: With `add` and `rotate`: WebSocket connections.
+        tokens_per_connection: With `add` and `rotate`: instruments on each.
+        request_token: With `login`: from the redirect of Kite's login page.
+        access_token: With `login`: a token that was minted elsewhere.
+    """
+
+    verb: AccountVerb
+    account: Annotated[str, Meta(min_length=1, max_length=32)]
+    api_key: str | None = None
+    api_secret: str | None = None
+    user_id: str | None = None
+    password: str | None = None
+    totp_secret: str | None = None
+    connections: Annotated[int, Meta(ge=1, le=3)] | None = None
+    tokens_per_connection: Annotated[int, Meta(ge=1, le=3000)] | None = None
+    request_token: str | None = None
+    access_token: str | None = None
+
+    def __repr__(self) -> str:
+        """Only what is no secret."""
+        return f"AccountCommand(verb={self.verb.value!r}, account={self.account!r}, …)"
+
+
+class RpcError(Message, frozen=True, kw_only=True):
+    """A request could not be served.
+
+    Attributes:
+        code: For programs, such as `rate_limited`, `not_found`, `bad_request`, `unavailable`.
+        message: For people.
+        field: Which part of the request is wrong, when one is.
+        retry_after_seconds: When a repetition may succeed, where that is known.
+    """
+
+    code: str
+    message: str
+    field: str | None = None
+    retry_after_seconds: float | None = None
+
+
+class AccountReply(Message, frozen=True, kw_only=True):
+    """The answer to an AccountCommand: the account as it is now, or an error."""
+
+    state: AccountState | None = None
+    error: RpcError | None = None
+
+
+class CandleInterval(StrEnum):
+    """The intervals of Kite's historical candles."""
+
+    MINUTE = "minute"
+    MINUTE_3 = "3minute"
+    MINUTE_5 = "5minute"
+    MINUTE_10 = "10minute"
+    MINUTE_15 = "15minute"
+    MINUTE_30 = "30minute"
+    HOUR = "60minute"
+    DAY = "day"
+
+
+class Candle(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One candle, as an array on the wire: start (epoch seconds), o, h, l, c, volume, oi."""
+
+    start: int
+    open: Price
+    high: Price
+    low: Price
+    close: Price
+    volume: int
+    oi: int | None = None
+
+
+class HistoryRequest(Message, frozen=True, kw_only=True):
+    """Somebody wants candles.
+
+    Sent by: greeks, any service. Read by: ingest, which answers with one HistoryPart per piece
+    of the span. Subject: `rpc.history.v1` (request, answers as a stream), or
+    `rpc.history.v1.<account>` for one account alone.
+
+    Attributes:
+        instrument_token: Of what.
+        interval: Length of a candle.
+        start: First instant, epoch seconds; inclusive.
+        end: Last instant, epoch seconds; inclusive, not before `start`.
+        oi: Whether candles carry open interest.
+        continuous: Day candles of expired futures through a living contract's token.
+    """
+
+    instrument_token: Token
+    interval: CandleInterval
+    start: Annotated[int, Meta(ge=0)]
+    end: Annotated[int, Meta(ge=0)]
+    oi: bool = False
+    continuous: bool = False
+
+
+class HistoryPart(Message, frozen=True, kw_only=True):
+    """Candles of one piece of the span, oldest first, or the error that ended the request.
+
+    Attributes:
+        candles: Ascending by start; pieces neither overlap nor leave gaps.
+        account: Who fetched them.
+        part: Counts from 0.
+        last: Whether this was the last piece.
+        error: What went wrong; then this is the last piece and has no candles.
+    """
+
+    candles: tuple[Candle, ...] = ()
+    account: str | None = None
+    part: int
+    last: bool
+    error: RpcError | None = None
+
+
+class QuoteRequest(Message, frozen=True, kw_only=True):
+    """Somebody wants full quotes now.
+
+    Sent by: control, any service. Read by: ingest. Subject: `rpc.quote.v1` (request), or
+    `rpc.quote.v1.<account>` for one account alone.
+
+    Attributes:
+        instruments: `EXCHANGE:SYMBOL` or numeric tokens as text; at most 500.
+    """
+
+    instruments: Annotated[tuple[str, ...], Meta(min_length=1, max_length=500)]
+
+
+class QuoteReply(Message, frozen=True, kw_only=True):
+    """Quotes by the name they were asked for by; unknown instruments are absent.
+
+    Attributes:
+        quotes: Kite's own quote objects, times as ISO 8601 with zone.
+        account: Who fetched them.
+        error: What went wrong; then there are no quotes.
+    """
+
+    quotes: dict[str, msgspec.Raw] = {}
+    account: str | None = None
+    error: RpcError | None = None

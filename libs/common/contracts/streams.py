@@ -101,7 +101,15 @@ MD_FORWARDS = StreamSpec(
     max_bytes=64 * MIB,
     max_msgs_per_subject=1,
 )
-STREAMS = (MD_FRAMES, MD_TICKS, MD_LAST, MD_FORWARDS)
+MD_BARS = StreamSpec(
+    name="MD_BARS",
+    purpose="One-second bars of the underlyings: written by greeks, read by subscribers, kept for "
+    "an hour so that a chart can begin with the past.",
+    subjects=(subjects.ALL_BARS,),
+    max_age_seconds=3_600,
+    max_bytes=256 * MIB,
+)
+STREAMS = (MD_FRAMES, MD_TICKS, MD_LAST, MD_FORWARDS, MD_BARS)
 
 LEASES_ACCOUNTS = BucketSpec(
     name="leases_accounts",
@@ -145,6 +153,18 @@ STATUS = BucketSpec(
     ttl_seconds=15,
     limit_marker_ttl_seconds=1,
 )
+ACCOUNTS = BucketSpec(
+    name="accounts",
+    purpose="One AccountState per account, without secrets: written by control, read by gateway "
+    "and the operator.",
+)
+COVERAGE = BucketSpec(
+    name="coverage",
+    purpose="One FeedCoverage per account, which instruments do not tick: written by ingest, "
+    "read by control and the operator.",
+    ttl_seconds=30,
+    limit_marker_ttl_seconds=1,
+)
 BUCKETS = (
     LEASES_ACCOUNTS,
     LEASES_SHARDS,
@@ -154,4 +174,6 @@ BUCKETS = (
     INSTRUMENTS,
     CHECKPOINTS,
     STATUS,
+    ACCOUNTS,
+    COVERAGE,
 )

@@ -6,11 +6,18 @@ FRAME_PREFIX = "md.frame.v1"
 TICK_PREFIX = "md.tick.v1"
 LAST_PREFIX = "md.last.v1"
 FORWARD_PREFIX = "md.forward.v1"
+BAR_PREFIX = "md.bar.v1"
 ORDER_UPDATE_PREFIX = "order.update.v1"
+RPC_HISTORY = "rpc.history.v1"
+RPC_QUOTE = "rpc.quote.v1"
+RPC_ACCOUNTS = "rpc.accounts.v1"
+# A hint without content that something control reads has changed; losing it costs one interval.
+WAKE_CONTROL = "control.wake.v1"
 
 ALL_TICKS = f"{TICK_PREFIX}.*"
 ALL_LAST = f"{LAST_PREFIX}.*.*"
 ALL_FORWARDS = f"{FORWARD_PREFIX}.*.*"
+ALL_BARS = f"{BAR_PREFIX}.*.*"
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
 _FNV_OFFSET = 0x811C9DC5
@@ -102,3 +109,18 @@ def forward(underlying: str, expiry: date) -> str:
 def order_update(account: str) -> str:
     """Order updates that the broker pushed over an account's market-data connection."""
     return f"{ORDER_UPDATE_PREFIX}.{escape(account)}"
+
+
+def bar(underlying: str) -> str:
+    """One-second bars of an underlying."""
+    return f"{BAR_PREFIX}.{escape(underlying)}.1s"
+
+
+def rpc_history_of(account: str) -> str:
+    """Candles through one account alone."""
+    return f"{RPC_HISTORY}.{escape(account)}"
+
+
+def rpc_quote_of(account: str) -> str:
+    """Quotes through one account alone."""
+    return f"{RPC_QUOTE}.{escape(account)}"

