@@ -50,6 +50,7 @@ _ROOM_POLL_SECONDS = 0.002
 _DRAIN_DEADLINE_SECONDS = 3.0
 _CALLBACK_RETRY_SECONDS = 0.5
 _ERROR_LOG_INTERVAL_SECONDS = 10.0
+_SOCKET_ENDINGS = (OSError, nats.errors.StaleConnectionError)
 
 log = logs.get_logger(__name__)
 
@@ -502,9 +503,9 @@ class Bus:
         metrics.ERRORS_TOTAL.labels(kind=kind).inc()
         # After a refusal the server closes the socket, and a later attempt may meet a reset: what
         # the server said explains more than how the socket ended.
-        if not (isinstance(error, OSError) and self._server_said):
+        if not (isinstance(error, _SOCKET_ENDINGS) and self._server_said):
             self._last_error = str(error) or kind
-            self._server_said = not isinstance(error, OSError)
+            self._server_said = not isinstance(error, _SOCKET_ENDINGS)
         if not self.client.is_connected:
             # A handshake that failed: nats-py forgets its socket without closing it.
             transport = self._writer_transport()
