@@ -53,7 +53,10 @@ DataDir = Annotated[
 def up(
     *,
     accounts: Annotated[
-        int | None, typer.Option(min=1, max=16, help="Simulated Kite accounts (default 2).")
+        int | None,
+        typer.Option(
+            min=1, max=16, help="Simulated Kite accounts of different capacity (default 3)."
+        ),
     ] = None,
     greeks: Annotated[
         int | None, typer.Option(min=1, max=16, help="Greeks workers (default 2).")

@@ -30,7 +30,7 @@ class FleetSettings(TokenSettings):
     """How large the fleet is and where it keeps its data.
 
     Attributes:
-        fleet_accounts: Simulated Kite accounts, each with an ingest process.
+        fleet_accounts: Simulated Kite accounts of different capacity, each with an ingest process.
         fleet_greeks: Greeks workers.
         fleet_gateways: Gateways, on neighbouring ports.
         fleet_controls: Control processes, a leader and standbys.
@@ -46,7 +46,7 @@ class FleetSettings(TokenSettings):
     """
 
     log_format: Literal["json", "console"] = "console"
-    fleet_accounts: int = Field(default=2, ge=1, le=16)
+    fleet_accounts: int = Field(default=3, ge=1, le=16)
     fleet_greeks: int = Field(default=2, ge=1, le=16)
     fleet_gateways: int = Field(default=1, ge=1, le=16)
     fleet_controls: int = Field(default=1, ge=1, le=4)

@@ -16,6 +16,8 @@ class DemoAccount:
         user_id: Two letters and four digits, as Kite's are.
         password: Of the login form.
         totp_secret: Base32, 160 bits.
+        connections: WebSocket connections it may open.
+        tokens_per_connection: Instruments on each.
     """
 
     name: str
@@ -24,16 +26,23 @@ class DemoAccount:
     user_id: str
     password: str
     totp_secret: str
+    connections: int
+    tokens_per_connection: int
 
     def __repr__(self) -> str:
         """Show the name alone: even made-up secrets do not belong in logs."""
         return f"DemoAccount(name={self.name!r}, …)"
 
     def credentials(self) -> dict[str, str]:
-        """Everything but the name."""
+        """What the broker knows it by."""
         fields = asdict(self)
-        del fields["name"]
+        for own in ("name", "connections", "tokens_per_connection"):
+            del fields[own]
         return fields
+
+
+# Real accounts differ: a desk has apps with all three connections, and others with less to spare.
+_CAPACITIES = ((3, 3000), (2, 1000), (1, 500))
 
 
 def demo_accounts(count: int, seed: int) -> tuple[DemoAccount, ...]:
@@ -55,6 +64,7 @@ def _account(number: int, seed: int) -> DemoAccount:
     def letters(field: str, length: int) -> str:
         return base64.b32encode(digest(field, length)).decode("ascii").lower()[:length]
 
+    connections, tokens_per_connection = _CAPACITIES[(number - 1) % len(_CAPACITIES)]
     return DemoAccount(
         name=f"sim{number}",
         api_key=letters("api_key", 16),
@@ -62,4 +72,6 @@ def _account(number: int, seed: int) -> DemoAccount:
         user_id=f"SM{number:04d}",
         password=letters("password", 12),
         totp_secret=base64.b32encode(digest("totp", 20)).decode("ascii"),
+        connections=connections,
+        tokens_per_connection=tokens_per_connection,
     )

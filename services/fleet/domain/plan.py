@@ -41,7 +41,7 @@ class FleetShape:
         controls: Control processes: one leads, the others stand by.
     """
 
-    accounts: int = 2
+    accounts: int = 3
     greeks: int = 2
     gateways: int = 1
     controls: int = 1
@@ -233,4 +233,9 @@ def _kite_variables(accounts: tuple[DemoAccount, ...]) -> dict[str, str]:
     for account in accounts:
         for name, value in account.credentials().items():
             variables[f"KITE_{account.name}_{name}".upper()] = value
+        prefix = f"KITE_{account.name}".upper()
+        variables[f"{prefix}_WS_CONNECTIONS"] = str(account.connections)
+        variables[f"{prefix}_MAX_INSTRUMENTS_PER_WS_CONNECTION"] = str(
+            account.tokens_per_connection
+        )
     return variables

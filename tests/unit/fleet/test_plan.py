@@ -38,6 +38,7 @@ def test_default_fleet_has_one_ingest_per_account():
         "greeks-2",
         "ingest-1",
         "ingest-2",
+        "ingest-3",
         "gateway-1",
     ]
 
@@ -77,6 +78,20 @@ def test_secret_reaches_only_those_who_need_it(secret, services):
     told = {spec.service for spec in SPECS.values() if secret in str(dict(spec.environment))}
 
     assert told == services
+
+
+def test_accounts_differ_in_capacity_and_control_is_told():
+    accounts = demo_accounts(3, 7)
+    (control, *_) = (s for s in plan(SHAPE, WIRING, SHARED, accounts) if s.service == "control")
+
+    assert len({(a.connections, a.tokens_per_connection) for a in accounts}) == 3
+    for account in accounts:
+        prefix = f"KITE_{account.name.upper()}"
+        told = control.environment
+        assert told[f"{prefix}_WS_CONNECTIONS"] == str(account.connections)
+        assert told[f"{prefix}_MAX_INSTRUMENTS_PER_WS_CONNECTION"] == str(
+            account.tokens_per_connection
+        )
 
 
 def test_simulator_and_control_agree_on_the_accounts():
