@@ -28,13 +28,16 @@ def ohlc(quotes: Quotes, row: int) -> dict[str, float]:
     }
 
 
-def quotes(market: Market, state: Quotes, rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def quotes(
+    market: Market, state: Quotes, rows: Mapping[str, int], *, now_ns: int
+) -> dict[str, dict[str, Any]]:
     """Give full quotes under the keys by which they were asked for.
 
     Args:
         market: The instruments.
         state: Their state.
         rows: Key of the request -> row.
+        now_ns: The `timestamp` of all, virtual epoch nanoseconds: it goes on while prices rest.
     """
     depth = market.depth(state, np.array(list(rows.values()), np.int64))
     result = {}
@@ -51,7 +54,7 @@ def quotes(market: Market, state: Quotes, rows: Mapping[str, int]) -> dict[str, 
         lower, upper = _circuit(market, state, row)
         result[key] = {
             **last_price(market.universe, state, row),
-            "timestamp": _wall_clock(state.at_ns),
+            "timestamp": _wall_clock(now_ns),
             "last_trade_time": _wall_clock(traded_s * NS_PER_SECOND) if traded_s else None,
             "last_quantity": int(state.last_quantity[row]),
             "buy_quantity": int(depth.buy_quantity[place]),

@@ -77,6 +77,32 @@ class SessionClock:
         """Virtual seconds per real second."""
         return self._clock.rate
 
+    @property
+    def skip_closed(self) -> bool:
+        """Whether closed hours are stepped over."""
+        return self._skip_closed
+
+    def set_pace(self, *, rate: float | None = None, skip_closed: bool | None = None) -> None:
+        """Change the pace, or whether closed hours are stepped over, from now on."""
+        if rate is not None:
+            self._clock.set_rate(rate)
+        if skip_closed is not None:
+            self._skip_closed = skip_closed
+
+    def jump_to(self, at_ns: int) -> None:
+        """Go on at a later moment.
+
+        Args:
+            at_ns: Virtual epoch nanoseconds.
+
+        Raises:
+            ValueError: The moment has passed: volumes and tokens cannot be taken back.
+        """
+        now_ns = self._clock.now_ns()
+        if at_ns < now_ns:
+            raise ValueError(f"the clock is at {ist_datetime(now_ns).isoformat()} already")
+        self._clock.advance_ns(at_ns - now_ns)
+
     def now_ns(self) -> int:
         """Give virtual epoch nanoseconds, after stepping over closed hours if wanted."""
         now_ns = self._clock.now_ns()

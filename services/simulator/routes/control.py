@@ -1,4 +1,4 @@
-"""The simulator's own endpoints: faults on demand and a look inside."""
+"""The simulator's own endpoints: faults on demand, the clock, and a look inside."""
 
 import asyncio
 import time
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from libs.common.domain.clock import ist_datetime
 from services.simulator import metrics
 from services.simulator.access import api_key_of, json_reply
+from services.simulator.domain.clock_order import parse_order
 from services.simulator.domain.faults import (
     IMMEDIATE,
     ActiveFault,
@@ -28,7 +29,7 @@ _OWN_PATHS = ("/sim/", "/livez", "/readyz", "/metrics")
 
 
 class ControlRoutes:
-    """`/sim/faults` and `/sim/state`.
+    """`/sim/faults`, `/sim/clock` and `/sim/state`.
 
     Args:
         exchange: The running market.
@@ -52,6 +53,7 @@ class ControlRoutes:
             Route("/sim/faults", self.list_faults, methods=["GET"]),
             Route("/sim/faults", self.add_fault, methods=["POST"]),
             Route("/sim/faults", self.lift_faults, methods=["DELETE"]),
+            Route("/sim/clock", self.set_clock, methods=["POST"]),
             Route("/sim/state", self.state),
         ]
 
@@ -76,6 +78,25 @@ class ControlRoutes:
             raise FaultError("id", "must be the number of a fault")
         lifted = self._faults.remove(None if text is None else int(text))
         return json_reply({"lifted": lifted})
+
+    async def set_clock(self, request: Request) -> Response:
+        """Set the virtual clock; the answer shows it."""
+        order = parse_order(await request.body())
+        clock = self._exchange.clock
+        at_ns = order.at_ns
+        if at_ns is not None:
+            try:
+                clock.jump_to(at_ns)
+            except ValueError as error:
+                raise FaultError("to", f"must lie ahead: {error}") from None
+        clock.set_pace(rate=order.rate, skip_closed=order.skip_closed)
+        return json_reply(
+            {
+                "clock": ist_datetime(clock.now_ns()).isoformat(),
+                "rate": clock.rate,
+                "skip_closed": clock.skip_closed,
+            }
+        )
 
     async def state(self, request: Request) -> Response:
         """Show clock, connections and rates."""

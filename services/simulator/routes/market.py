@@ -80,7 +80,8 @@ class MarketRoutes:
         """Give full quotes."""
         rows = self._rows(request, _QUOTES_AT_MOST)
         market, quotes = self._exchange.market, self._exchange.quotes
-        return success(quote_rows.quotes(market, quotes, rows))
+        now_ns = self._exchange.clock.now_ns()
+        return success(quote_rows.quotes(market, quotes, rows, now_ns=now_ns))
 
     async def ohlc(self, request: Request) -> Response:
         """Give last price and the day's open, high, low and the previous close."""
