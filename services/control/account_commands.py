@@ -136,6 +136,7 @@ class AccountCommands:
         lock = self._locks.setdefault(name, asyncio.Lock())
         try:
             async with lock:
+                self._sessions.require_leading()
                 if command.verb is AccountVerb.LOGIN:
                     return AccountReply(state=await self._log_in(command))
                 return AccountReply(state=await self._change(command))

@@ -228,6 +228,11 @@ class Sessions:
         await self._tasks.finish(patience_seconds=_CLOSE_PATIENCE_SECONDS)
         await self._sources.close()
 
+    def require_leading(self) -> None:
+        """Raise NotLeadingError unless this process still leads."""
+        if not self._is_leading():
+            raise NotLeadingError
+
     async def table_changed(self) -> None:
         """The table was just changed: read it now and write the states that follow.
 
@@ -255,6 +260,7 @@ class Sessions:
                 field="request_token",
             )
         async with record.lock:
+            self.require_leading()
             left = record.begun_at + self._book.limits.interval_seconds - time.monotonic()
             if left > 0:
                 raise AccountCommandError(
@@ -436,8 +442,7 @@ class Sessions:
         """
         credentials = record.description.credentials()
         assert credentials is not None  # noqa: S101  # The callers looked.
-        if not self._is_leading():
-            raise NotLeadingError
+        self.require_leading()
         record.begun_at = time.monotonic()
         record.history = login_rules.begun(record.history, record.begun_at, self._book.limits)
         try:
@@ -505,8 +510,7 @@ class Sessions:
         self, record: AccountRecord, make: Callable[[], Awaitable[Minted]]
     ) -> AccountState:
         async with record.lock:
-            if not self._is_leading():
-                raise NotLeadingError
+            self.require_leading()
             try:
                 minted = await make()
             except LoginRefusedError as error:
