@@ -1,11 +1,14 @@
 """Settings: read once from environment, `.env` and secret files, checked whole, printed safely."""
 
+import base64
 import os
 import socket
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -54,7 +57,11 @@ class SecretFileSource(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """Give all fields that have a secret file."""
         values = {}
-        for name, field in self.settings_cls.model_fields.items():
+        fields = self.settings_cls.model_fields
+        for name, field in fields.items():
+            if f"{name}_file" in fields:
+                # NAME_FILE is a setting of its own and names something else than a secret.
+                continue
             value, key, _ = self.get_field_value(field, name)
             if value is not None:
                 values[key] = value
@@ -173,23 +180,83 @@ class DatabaseSettings(BaseServiceSettings):
 
 
 class EncryptionSettings(BaseServiceSettings):
-    """The key under which sessions and account secrets are stored.
+    """The keys under which sessions and account secrets are stored.
 
     Attributes:
-        account_encryption_key: A Fernet key: 32 bytes, URL-safe base64.
+        account_encryption_key: Fernet keys (32 bytes, URL-safe base64), separated by commas,
+            newest first: the first one encrypts, all of them decrypt. To change the key put the
+            new one in front everywhere, ingest first; control encrypts anew what is older.
     """
 
     account_encryption_key: SecretStr
 
     @model_validator(mode="after")
-    def _check_key(self) -> "EncryptionSettings":
-        if len(self.account_encryption_key.get_secret_value()) != 44:
+    def _check_keys(self) -> "EncryptionSettings":
+        keys = split_keys(self.account_encryption_key)
+        if not keys or not all(_is_fernet_key(key) for key in keys):
             raise ValueError(
-                "ACCOUNT_ENCRYPTION_KEY: must be a Fernet key of 44 characters; make one with "
+                "ACCOUNT_ENCRYPTION_KEY: must be a Fernet key of 44 characters, or several "
+                "separated by commas, newest first; make one with "
                 "python -c 'from cryptography.fernet import Fernet; "
                 "print(Fernet.generate_key().decode())'"
             )
         return self
+
+
+def split_keys(keys: SecretStr) -> list[str]:
+    """The keys of a setting that holds one or several, separated by commas."""
+    return [key.strip() for key in keys.get_secret_value().split(",") if key.strip()]
+
+
+def _is_fernet_key(text: str) -> bool:
+    try:
+        return len(text) == 44 and len(base64.b64decode(text, altchars=b"-_", validate=True)) == 32
+    except ValueError:
+        return False
+
+
+class Variables(Mapping[str, str]):
+    """Variables whose names are not known beforehand, from the same places as settings.
+
+    Strongest first: environment, the file that `<NAME>_FILE` names, `.env`. A file is read at each
+    look-up, so a secret that was exchanged is seen; look-ups block for that long.
+
+    Args:
+        environment: Such as `os.environ`.
+        dotenv: Path of the `.env` file; it need not exist.
+
+    Attributes:
+        problems: Files that could not be read, a sentence for each, by the variable looked up.
+    """
+
+    def __init__(self, environment: Mapping[str, str], dotenv: Path | None = None) -> None:
+        self._environment = environment
+        found = {} if dotenv is None else dotenv_values(dotenv)
+        self._dotenv = {name: value for name, value in found.items() if value is not None}
+        self.problems: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        self.problems.pop(name, None)
+        if name in self._environment:
+            return self._environment[name]
+        path = self._environment.get(f"{name}_FILE")
+        if not path:
+            return self._dotenv[name]
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+            self.problems[name] = f"{name}_FILE: cannot read {path}: {reason}"
+            raise KeyError(name) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._environment.keys() | self._dotenv.keys())
+
+    def __len__(self) -> int:
+        return len(self._environment.keys() | self._dotenv.keys())
+
+    def __repr__(self) -> str:
+        return f"Variables({len(self)} names)"
 
 
 S = TypeVar("S", bound=BaseServiceSettings)

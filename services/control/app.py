@@ -1,36 +1,37 @@
 """The flow of a control process: wait for the lease, then lead."""
 
 import asyncio
-import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
 from libs.common.bus.kv import Mirror
 from libs.common.bus.lease import Lease, LeaseHolder
 from libs.common.bus.provision import ensure
-from libs.common.contracts import streams
+from libs.common.contracts import codec, streams
+from libs.common.contracts.messages import AccountCondition, AccountState
 from libs.common.database import Database
 from libs.common.health import Health
-from libs.common.kite.login import TotpSessionMinter
+from libs.common.kite.login import KiteTokenDesk, TotpSessionMinter
 from libs.common.lifecycle import Lifecycle
+from libs.common.seal import Seal
 from services.control import metrics, schema
-from services.control.domain import accounts
+from services.control.account_commands import AccountCommands
+from services.control.account_sources import AccountSources
+from services.control.account_store import AccountStore
 from services.control.leader import Leader
 from services.control.sessions import Sessions
 from services.control.settings import ControlSettings
 
 LEADERSHIP = "leader"
+_ACCOUNTS_NAMED_MAX = 10
 
 log = logs.get_logger(__name__)
 
 
 async def serve(settings: ControlSettings, life: Lifecycle) -> None:
     """Stand by or lead until the process stops."""
-    found = accounts.from_environment(settings.kite_accounts, os.environ)
-    for problem in found.problems:
-        log.warning("account.skipped", problem=problem)
-
     health = Health(life)
     async with (
         health.served(settings),
@@ -38,7 +39,6 @@ async def serve(settings: ControlSettings, life: Lifecycle) -> None:
         Bus.open(settings, name=settings.worker_id) as bus,
     ):
         health.add("nats", lambda: None if bus.is_connected else "not connected")
-        health.add("accounts", lambda: None if found.accounts else "no usable account")
         # Others read the tables as soon as this process is ready.
         migrated = asyncio.Event()
         health.add("schema", lambda: None if migrated.is_set() else "waiting for PostgreSQL")
@@ -48,18 +48,33 @@ async def serve(settings: ControlSettings, life: Lifecycle) -> None:
         migrated.set()
         plans = Mirror(bus, streams.PLAN.name)
         status = Mirror(bus, streams.STATUS.name)
+        states = Mirror(bus, streams.ACCOUNTS.name)
+        health.add("accounts", lambda: account_trouble(states))
         life.spawn(plans.run(life.stop), name="plans")
         life.spawn(status.run(life.stop), name="status-mirror")
+        life.spawn(states.run(life.stop), name="accounts-mirror")
         await plans.ready()
         await status.ready()
+        await states.ready()
 
-        minter = TotpSessionMinter(
-            login_root=settings.kite_login_url, api_root=settings.kite_api_url
-        )
+        roots = {"login_root": settings.kite_login_url, "api_root": settings.kite_api_url}
+        minter, desk = TotpSessionMinter(**roots), KiteTokenDesk(**roots)
+        store = AccountStore(database, Seal(settings.account_encryption_key))
 
-        def new_term() -> Leader:
-            sessions = Sessions(bus, settings, minter, found.accounts)
-            return Leader(bus, database, sessions, settings, plans=plans, status=status)
+        def new_term(lease: Lease) -> Term:
+            sessions = Sessions(
+                bus,
+                settings,
+                minter,
+                desk,
+                AccountSources(settings, store),
+                states=states,
+                is_leading=lease.is_valid,
+            )
+            return Term(
+                leader=Leader(bus, database, sessions, settings, plans=plans, status=status),
+                commands=AccountCommands(bus, store, sessions),
+            )
 
         terms = Terms(new_term, worker=settings.worker_id, life=life)
         leases = LeaseHolder(
@@ -75,17 +90,50 @@ async def serve(settings: ControlSettings, life: Lifecycle) -> None:
         await life.until_stopped()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """What a leader does in one term."""
+
+    leader: Leader
+    commands: AccountCommands
+
+
+def account_trouble(states: Mirror) -> str | None:
+    """Why there is nothing to stream with, for `/readyz`; None when an account can be counted on.
+
+    Args:
+        states: Mirror of the bucket `accounts`; what a standby knows too.
+    """
+    if not states.is_ready:
+        return "the accounts have not been read yet"
+    found = []
+    for value in states.items().values():
+        try:
+            state = codec.from_json(AccountState, value)
+        except codec.DecodeError:
+            continue
+        if state.condition in {AccountCondition.READY, AccountCondition.LOGGING_IN}:
+            return None
+        found.append(f"{state.account} is {state.condition.value}")
+    if found:
+        return f"no usable account: {', '.join(sorted(found)[:_ACCOUNTS_NAMED_MAX])}"
+    return (
+        "no account: set KITE_ACCOUNTS, KITE_ACCOUNTS_FILE or KITE_API_KEY, or add one with "
+        "tickfleet accounts add"
+    )
+
+
 class Terms:
     """Starts a leader when the lease comes and ends it when the lease goes.
 
     Args:
-        new_leader: Makes the leader of a new term, with nothing left over from an earlier one.
+        new_term: Makes what a new term needs, with nothing left over from an earlier one.
         worker: Name of this process.
         life: Owns the leader's tasks.
     """
 
-    def __init__(self, new_leader: Callable[[], Leader], *, worker: str, life: Lifecycle) -> None:
-        self._new_leader = new_leader
+    def __init__(self, new_term: Callable[[Lease], Term], *, worker: str, life: Lifecycle) -> None:
+        self._new_term = new_term
         self._worker = worker
         self._life = life
         self._stop: asyncio.Event | None = None
@@ -96,10 +144,11 @@ class Terms:
         log.info("leader.elected", epoch=lease.epoch)
         metrics.LEADER.set(1)
         stop = self._stop = asyncio.Event()
-        leader = self._new_leader()
+        term = self._new_term(lease)
         self._tasks = [
-            self._life.spawn(leader.run(stop), name="leader", may_end=True),
-            self._life.spawn(leader.report(self._worker, stop), name="status", may_end=True),
+            self._life.spawn(term.leader.run(stop), name="leader", may_end=True),
+            self._life.spawn(term.leader.report(self._worker, stop), name="status", may_end=True),
+            self._life.spawn(term.commands.run(stop), name="account-commands", may_end=True),
         ]
 
     async def end(self, lease: Lease) -> None:

@@ -83,6 +83,12 @@ class Leader:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lead until `stop` is set."""
+        try:
+            await self._lead(stop)
+        finally:
+            await self._sessions.close()
+
+    async def _lead(self, stop: asyncio.Event) -> None:
         await self._adopt(stop)
         while not stop.is_set():
             if not await self._round():
@@ -129,7 +135,7 @@ class Leader:
 
     async def _refresh_sessions(self) -> bool:
         self._sessions.notice(self._feeds())
-        return await self._sessions.refresh()
+        return await self._sessions.refresh(self._market_now)
 
     def _feeds(self) -> dict[str, FeedStatus]:
         feeds = {}
@@ -170,9 +176,8 @@ class Leader:
         else:
             self._market_now = datetime.now(IST)
         if before is not None and self._market_now.date() != before.date():
+            # The sessions have a day of their own, which begins at 06:05: see `session_schedule`.
             log.info("market.new_day", date=self._market_now.date().isoformat())
-            self._sessions.expire_all()
-            await self._sessions.refresh()
         return True
 
     async def _load_instruments(self) -> bool:
@@ -285,15 +290,7 @@ class Leader:
             )
             self._centres[name] = window.centres
             wanted.extend(window.wanted)
-        capacities = [
-            planner.Capacity(
-                account=account,
-                connections=self._settings.ws_connections_per_account,
-                tokens_per_connection=self._settings.max_instruments_per_ws_connection,
-            )
-            for account in self._sessions.usable()
-        ]
-        self._outcome = planner.plan(wanted, capacities, self._plans.slots())
+        self._outcome = planner.plan(wanted, self._sessions.capacities(), self._plans.slots())
         metrics.PLANNED.set(len(self._outcome.slots))
         metrics.UNPLACED.set(len(self._outcome.unplaced))
         written = await self._plans.write(
@@ -322,7 +319,7 @@ class Leader:
                 instruments=len(self._instruments),
                 instruments_revision=self._dump.revision if self._dump else 0,
                 market_date=self._dump.market_date if self._dump else None,
-                accounts=self._sessions.states(),
+                accounts=self._sessions.words(),
                 at_ns=time.time_ns(),
             )
             try:

@@ -4,7 +4,8 @@ from prometheus_client import Counter, Gauge
 
 # 1 while this process leads. None or two leaders for over 10 s: look at the bucket leases_control.
 LEADER = Gauge("tickfleet_control_leader", "Whether this process leads")
-# Outcomes: minted, refused (wrong credentials: fix them and restart), unavailable (retried).
+# Outcomes: minted, refused (wrong credentials: correct them, or log in by hand), unavailable
+# (retried), unused (the leadership ended meanwhile), given (a person or a file brought the token).
 LOGINS_TOTAL = Counter("tickfleet_control_logins_total", "Logins by outcome", ["outcome"])
 # Outcomes: loaded, unusable (the old dump stays), unavailable (retried).
 DUMPS_TOTAL = Counter("tickfleet_control_dumps_total", "Instrument downloads", ["outcome"])
@@ -18,4 +19,20 @@ PLANS_TOTAL = Counter("tickfleet_control_plans_total", "Plans written")
 # Rounds of the leader that failed, by step. A steady rise: the log names the dependency.
 ROUNDS_FAILED_TOTAL = Counter(
     "tickfleet_control_rounds_failed_total", "Leader rounds that failed", ["step"]
+)
+# Accounts by AccountCondition. waiting and refused ones need a person: GET /accounts says why.
+ACCOUNTS = Gauge("tickfleet_control_accounts", "Accounts by condition", ["condition"])
+# Sentences about sources and accounts that cannot be used; the log has them (accounts.problem).
+ACCOUNT_PROBLEMS = Gauge("tickfleet_control_account_problems", "Problems of account sources")
+# Sources that could not be read: user_service, database. What they said last stays in force.
+SOURCE_FAILURES_TOTAL = Counter(
+    "tickfleet_control_source_failures_total", "Account sources that could not be read", ["source"]
+)
+# Token files and tokens in descriptions that cannot be used; the log names them.
+TOKENS_REFUSED_TOTAL = Counter(
+    "tickfleet_control_tokens_refused_total", "Access tokens from elsewhere that are of no use"
+)
+# Account commands by verb and outcome: ok, or the code of the error.
+COMMANDS_TOTAL = Counter(
+    "tickfleet_control_account_commands_total", "Account commands", ["verb", "outcome"]
 )

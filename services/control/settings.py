@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from libs.common.contracts.messages import Source
@@ -14,7 +14,15 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
 
     Attributes:
         kite_accounts: Names of the accounts, separated by commas; each has the variables
-            `KITE_<NAME>_API_KEY`, `_API_SECRET`, `_USER_ID`, `_PASSWORD` and `_TOTP_SECRET`.
+            `KITE_<NAME>_API_KEY`, `_API_SECRET`, `_USER_ID`, `_PASSWORD`, `_TOTP_SECRET`,
+            `_ACCESS_TOKEN`, `_WS_CONNECTIONS` and `_MAX_INSTRUMENTS_PER_WS_CONNECTION`.
+        kite_accounts_file: YAML file with further accounts; read again when it changes.
+        kite_token_dir: Folder of access tokens made elsewhere, `kite_token_<account>.json`; empty
+            for none.
+        use_user_service_accounts: Whether the user service is asked for accounts.
+        user_service_base_url: Its root; `/internal/trading-accounts` is asked for.
+        user_service_service_token: Bearer token for it.
+        user_service_interval_seconds: How often it is asked.
         kite_api_url: Root of Kite's REST interface.
         kite_login_url: Root of Kite's login pages.
         kite_ws_url: Root of Kite's market-data WebSocket.
@@ -22,14 +30,24 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
         underlyings: Underlyings whose option windows are streamed.
         option_expiry_window: Expiries ahead per underlying.
         otm_levels: Strikes on each side of the money.
-        max_instruments_per_ws_connection: Kite's limit is 3000.
-        ws_connections_per_account: Kite's limit is 3 per API key.
+        max_instruments_per_ws_connection: Of accounts that do not say; Kite's limit is 3000.
+        ws_connections_per_account: Of accounts that do not say; Kite's limit is 3 per API key.
         plan_interval_seconds: How often prices are read and the plan is made anew; Kite allows
             one quote call a second.
         login_min_interval_seconds: An account is logged in at most this often.
+        login_retry_ceiling_seconds: Logins without an answer are repeated after ever longer
+            delays, up to this.
+        login_attempts_per_day: Logins of an account in one session day (06:05 to 06:05 IST) at
+            most.
     """
 
     kite_accounts: str = ""
+    kite_accounts_file: str = ""
+    kite_token_dir: str = "tokens"  # noqa: S105  # A folder.
+    use_user_service_accounts: bool = False
+    user_service_base_url: str = ""
+    user_service_service_token: SecretStr | None = None
+    user_service_interval_seconds: float = Field(default=180.0, ge=1.0, le=86_400)
     kite_api_url: str = "https://api.kite.trade"
     kite_login_url: str = "https://kite.zerodha.com"
     kite_ws_url: str = "wss://ws.kite.trade"
@@ -41,6 +59,8 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
     ws_connections_per_account: int = Field(default=3, ge=1, le=3)
     plan_interval_seconds: float = Field(default=5.0, ge=1.0, le=3600)
     login_min_interval_seconds: float = Field(default=30.0, ge=1.0, le=86_400)
+    login_retry_ceiling_seconds: float = Field(default=300.0, ge=1.0, le=3600)
+    login_attempts_per_day: int = Field(default=60, ge=1, le=1000)
 
     @field_validator("underlyings", mode="before")
     @classmethod
@@ -51,8 +71,7 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
 
     @model_validator(mode="after")
     def _check(self) -> "ControlSettings":
-        if not self.kite_accounts.strip():
-            raise ValueError("KITE_ACCOUNTS: name at least one account, such as KITE_ACCOUNTS=main")
+        self._check_user_service()
         if not self.underlyings:
             raise ValueError("UNDERLYINGS: name at least one, such as NIFTY,BANKNIFTY")
         for variable in ("kite_api_url", "kite_login_url", "kite_ws_url"):
@@ -71,3 +90,19 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
         if self.is_production and self.feed_source is Source.SIM:
             raise ValueError("FEED_SOURCE: sim is refused when ENVIRONMENT=production")
         return self
+
+    def _check_user_service(self) -> None:
+        if not self.use_user_service_accounts:
+            return
+        url = self.user_service_base_url
+        if not url.startswith(("http://", "https://")) or "@" in url:
+            raise ValueError(
+                "USER_SERVICE_BASE_URL: must look like https://users.internal, without "
+                "credentials, when USE_USER_SERVICE_ACCOUNTS=true"
+            )
+        if self.is_production and not url.startswith("https://"):
+            raise ValueError("USER_SERVICE_BASE_URL: must be encrypted (https) in production")
+        if self.is_production and self.user_service_service_token is None:
+            raise ValueError(
+                "USER_SERVICE_SERVICE_TOKEN: required with USE_USER_SERVICE_ACCOUNTS in production"
+            )

@@ -14,6 +14,7 @@ from rich.table import Table
 from libs.common import logs
 from libs.common.errors import TickfleetError
 from libs.common.settings import BaseServiceSettings, load
+from services.fleet import account_commands
 from services.fleet.app import run_fleet
 from services.fleet.data_directory import DataDirectory
 from services.fleet.domain.ownership import summary
@@ -35,6 +36,10 @@ command = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+command.add_typer(account_commands.group, name="accounts")
+command.command("login")(account_commands.login)
 
 
 @command.callback()

@@ -82,3 +82,16 @@ class NoFleetError(RejectedError):
     def __init__(self, directory: Path, remedy: str) -> None:
         super().__init__(f"no fleet in data directory {directory}: {remedy}")
         self.directory = directory
+
+
+class AccountCommandFailedError(RejectedError):
+    """An account command was not carried out; the message says why."""
+
+
+class SecretInputError(RejectedError):
+    """A secret cannot be read from where it should come from; the message never holds it."""
+
+    def __init__(self, origin: str, reason: str) -> None:
+        super().__init__(f"{origin}: {reason}")
+        self.origin = origin
+        self.reason = reason

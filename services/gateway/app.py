@@ -16,6 +16,7 @@ from libs.common.errors import FatalError
 from libs.common.health import Health
 from libs.common.http_server import http_server
 from libs.common.lifecycle import Lifecycle
+from services.gateway.accounts import Accounts
 from services.gateway.catalog import Catalog
 from services.gateway.client import Client
 from services.gateway.directory import Directory
@@ -24,6 +25,7 @@ from services.gateway.fanout import Fanout
 from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
+from services.gateway.routes import accounts as account_routes
 from services.gateway.routes import page, rest, ticks
 from services.gateway.settings import GatewaySettings
 from services.gateway.wire import GatewayProtocol, Wire
@@ -41,7 +43,11 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
         Database.opened(settings) as database,
         Bus.open(settings, name=settings.worker_id) as bus,
     ):
-        await ensure(bus, [streams.MD_LAST], [streams.INSTRUMENTS, streams.PLAN, streams.STATUS])
+        await ensure(
+            bus,
+            [streams.MD_LAST],
+            [streams.INSTRUMENTS, streams.PLAN, streams.STATUS, streams.ACCOUNTS],
+        )
         fanout = Fanout(
             flush_interval_ms=settings.flush_interval_ms,
             stall_seconds=settings.stall_seconds,
@@ -52,6 +58,8 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             bus=bus, database=database, directory=directory, fanout=fanout, settings=settings
         )
         directory.start(life)
+        accounts = Accounts(bus)
+        accounts.start(life)
         await TickIntake(bus, fanout).start(life)
         life.spawn(fanout.run(life), name="fanout")
         life.spawn(state.run(life), name="database-probe")
@@ -64,6 +72,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             settings=settings,
             fanout=fanout,
             directory=directory,
+            accounts=accounts,
             catalog=Catalog(database),
             state=state,
             health=health,
@@ -91,6 +100,7 @@ def application(
     settings: GatewaySettings,
     fanout: Fanout,
     directory: Directory,
+    accounts: Accounts,
     catalog: Catalog,
     state: FleetState,
     health: Health,
@@ -120,9 +130,10 @@ def application(
             WebSocketRoute(ticks.PATH, endpoint),
             *health.routes(),
             *rest.routes(catalog=catalog, state=state, settings=settings),
+            *account_routes.routes(accounts=accounts, directory=directory, settings=settings),
             *page.routes(assets),
         ],
-        exception_handlers=rest.ERROR_HANDLERS,
+        exception_handlers={**rest.ERROR_HANDLERS, **account_routes.ERROR_HANDLERS},
     )
 
 

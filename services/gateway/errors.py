@@ -1,5 +1,6 @@
 """What a client can do wrong, by consequence, and how each becomes an answer."""
 
+from libs.common.contracts.messages import RpcError
 from libs.common.contracts.websocket import CloseCode, ErrorCode
 from libs.common.errors import RejectedError, RetryableError
 
@@ -71,3 +72,51 @@ class CatalogUnavailableError(RetryableError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the database does not answer: {reason}")
         self.reason = reason
+
+
+class BadBodyError(RejectedError):
+    """A request body cannot be used; nothing of it is repeated.
+
+    Attributes:
+        status: HTTP 400, 413 or 422.
+        code: For programs.
+        message: For people.
+        field: Which field is wrong, when one is.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.field = field
+
+
+class CommandRefusedError(RejectedError):
+    """Control refused a command.
+
+    Attributes:
+        error: Its own words.
+    """
+
+    def __init__(self, error: RpcError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class AccountsUnavailableError(RetryableError):
+    """Control cannot be asked now: HTTP 503, or 504 when the outcome is unknown.
+
+    Attributes:
+        code: `no_leader`, `unavailable` or `timeout`.
+        message: For people.
+        retry_after_seconds: When a repetition may succeed, where that is known.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds

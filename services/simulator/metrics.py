@@ -26,3 +26,7 @@ FAULTS_TOTAL = Counter("sim_faults_total", "Faults that have struck", ["kind"])
 
 # Refused requests by Kite's error class.
 REFUSED_TOTAL = Counter("sim_refused_total", "Requests answered with an error", ["error_type"])
+
+# Steps of logins that were asked for, refused or not: password, totp, session (the exchange of a
+# request token). More passwords than accounts a day: somebody logs in over and over.
+LOGIN_STEPS_TOTAL = Counter("sim_login_steps_total", "Login steps asked for", ["step"])

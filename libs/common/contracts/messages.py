@@ -525,10 +525,17 @@ class RpcError(Message, frozen=True, kw_only=True):
 
 
 class AccountReply(Message, frozen=True, kw_only=True):
-    """The answer to an AccountCommand: the account as it is now, or an error."""
+    """The answer to an AccountCommand: the account as it is now, or an error.
+
+    Attributes:
+        state: As it is now; None after `remove`.
+        error: Why the command was not carried out.
+        login_url: With `login` of an account that needs a person: where that person logs in.
+    """
 
     state: AccountState | None = None
     error: RpcError | None = None
+    login_url: str | None = None
 
 
 class CandleInterval(StrEnum):

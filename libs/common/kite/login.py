@@ -1,9 +1,9 @@
-"""Logging an account in: an interface, and the TOTP flow that needs no person."""
+"""Logging an account in: the TOTP flow that needs no person, and what a person brings instead."""
 
 import asyncio
 import time
 from typing import Any, Protocol
-from urllib.parse import parse_qs, urljoin, urlsplit
+from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
 import httpx
 import msgspec
@@ -12,9 +12,10 @@ import requests
 from kiteconnect import KiteConnect
 from kiteconnect.exceptions import KiteException
 
-from libs.common.domain.credentials import Credentials
+from libs.common.domain.credentials import App, Credentials
+from libs.common.errors import RejectedError, RetryableError
 from libs.common.kite.errors import KiteUnavailableError, LoginRefusedError
-from libs.common.kite.rest import CALL_TIMEOUT_SECONDS, classify
+from libs.common.kite.rest import CALL_TIMEOUT_SECONDS, KiteRest, classify
 
 # A code that dies while it travels would count as a wrong one.
 _MIN_CODE_LIFE_SECONDS = 3.0
@@ -44,6 +45,90 @@ class SessionMinter(Protocol):
         ...
 
 
+class TokenDesk(Protocol):
+    """Anything that can turn what a person brings from a login of their own into a session."""
+
+    async def exchange(self, app: App, request_token: str) -> Minted:
+        """Exchange the one-time token of Kite's redirect for a session.
+
+        Raises:
+            LoginRefusedError: The token is wrong, used or too old, or the API secret is wrong.
+            KiteUnavailableError: No answer; whether the token is used up is unknown.
+        """
+        ...
+
+    async def verify(self, app: App, access_token: str) -> Minted:
+        """Prove with one call that an access token lives, and learn whose it is.
+
+        Raises:
+            LoginRefusedError: The token is dead, or belongs to another app.
+            KiteUnavailableError: No answer; may be repeated with backoff.
+        """
+        ...
+
+    def login_url(self, app: App) -> str:
+        """The page where a person logs in; it redirects to the app with a request token."""
+        ...
+
+
+class KiteTokenDesk:
+    """Kite's `/session/token` and `/user/profile`.
+
+    Args:
+        login_root: Where the login pages are, such as `https://kite.zerodha.com`.
+        api_root: Root of the REST interface, such as `https://api.kite.trade`.
+    """
+
+    def __init__(self, *, login_root: str, api_root: str) -> None:
+        self._login_root = login_root.rstrip("/")
+        self._api_root = api_root.rstrip("/")
+
+    def login_url(self, app: App) -> str:
+        """See `TokenDesk.login_url`."""
+        return f"{self._login_root}/connect/login?{urlencode({'v': 3, 'api_key': app.api_key})}"
+
+    async def exchange(self, app: App, request_token: str) -> Minted:
+        """See `TokenDesk.exchange`."""
+        if app.api_secret is None:
+            raise LoginRefusedError(
+                account=app.account, step="session", reason="a request token needs the API secret"
+            )
+        client = KiteConnect(api_key=app.api_key, root=self._api_root, timeout=CALL_TIMEOUT_SECONDS)
+
+        def generate() -> dict[str, Any]:
+            answer: dict[str, Any] = client.generate_session(
+                request_token, api_secret=app.api_secret
+            )
+            return answer
+
+        try:
+            answer = await asyncio.to_thread(generate)
+        except (KiteException, requests.RequestException, KeyError, ValueError) as error:
+            sorted_error = classify("session/token", error)
+            if isinstance(sorted_error, RetryableError):
+                # The limiter's refusal too: it says nothing about the credentials.
+                raise KiteUnavailableError(
+                    call="session/token", reason=str(sorted_error)
+                ) from error
+            raise LoginRefusedError(
+                account=app.account, step="session", reason=str(error)
+            ) from error
+        return Minted(access_token=answer["access_token"], user_id=str(answer.get("user_id", "")))
+
+    async def verify(self, app: App, access_token: str) -> Minted:
+        """See `TokenDesk.verify`."""
+        rest = KiteRest(api_key=app.api_key, access_token=access_token, root=self._api_root)
+        try:
+            profile = await rest.profile()
+        except RetryableError as error:
+            raise KiteUnavailableError(call="user/profile", reason=str(error)) from error
+        except RejectedError as error:
+            raise LoginRefusedError(
+                account=app.account, step="session", reason=str(error)
+            ) from error
+        return Minted(access_token=access_token, user_id=str(profile.get("user_id", "")))
+
+
 class TotpSessionMinter:
     """The login pages driven with user id, password and a time-based one-time code.
 
@@ -56,7 +141,7 @@ class TotpSessionMinter:
 
     def __init__(self, *, login_root: str, api_root: str) -> None:
         self._login_root = login_root.rstrip("/")
-        self._api_root = api_root.rstrip("/")
+        self._desk = KiteTokenDesk(login_root=login_root, api_root=api_root)
 
     async def mint(self, credentials: Credentials) -> Minted:
         """Log in once: see `SessionMinter.mint`."""
@@ -69,16 +154,17 @@ class TotpSessionMinter:
             raise KiteUnavailableError(
                 call="login", reason=f"{type(error).__name__}: {error}"
             ) from error
-        return await self._session(credentials, request_token)
+        return await self._desk.exchange(credentials.app, request_token)
 
     async def _request_token(self, client: httpx.AsyncClient, credentials: Credentials) -> str:
         account = credentials.account
-        start = f"{self._login_root}/connect/login?v=3&api_key={credentials.api_key}"
+        start = self._desk.login_url(credentials.app)
         first = await client.get(start)
-        if first.status_code >= 500:
-            raise KiteUnavailableError(call="connect/login", reason=f"HTTP {first.status_code}")
         session_id = _query(first.headers.get("location", ""), "sess_id")
         if session_id is None:
+            if not 400 <= first.status_code < 500 or first.status_code == 429:
+                # A page of the broker's own, such as for maintenance; it has seen no credentials.
+                raise KiteUnavailableError(call="connect/login", reason=f"HTTP {first.status_code}")
             raise LoginRefusedError(
                 account=account,
                 step="session",
@@ -139,28 +225,6 @@ class TotpSessionMinter:
             step="consent",
             reason="no request_token came back: the app may need a first login in a browser",
         )
-
-    async def _session(self, credentials: Credentials, request_token: str) -> Minted:
-        client = KiteConnect(
-            api_key=credentials.api_key, root=self._api_root, timeout=CALL_TIMEOUT_SECONDS
-        )
-
-        def generate() -> dict[str, Any]:
-            answer: dict[str, Any] = client.generate_session(
-                request_token, api_secret=credentials.api_secret
-            )
-            return answer
-
-        try:
-            answer = await asyncio.to_thread(generate)
-        except (KiteException, requests.RequestException, KeyError, ValueError) as error:
-            sorted_error = classify("session/token", error)
-            if isinstance(sorted_error, KiteUnavailableError):
-                raise sorted_error from error
-            raise LoginRefusedError(
-                account=credentials.account, step="session", reason=str(error)
-            ) from error
-        return Minted(access_token=answer["access_token"], user_id=str(answer.get("user_id", "")))
 
 
 def _query(url: str, name: str) -> str | None:

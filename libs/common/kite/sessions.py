@@ -1,11 +1,11 @@
 """Kite sessions at rest: encrypted on the bus, readable only with ACCOUNT_ENCRYPTION_KEY."""
 
-from cryptography.fernet import Fernet, InvalidToken
 from pydantic import SecretStr
 
 from libs.common.contracts import codec
 from libs.common.contracts.messages import KiteSession
 from libs.common.errors import RejectedError
+from libs.common.seal import Seal, SealError
 
 
 class SessionSealError(RejectedError):
@@ -17,24 +17,24 @@ class SessionSealError(RejectedError):
 
 
 class SessionSeal:
-    """Seals and opens sessions under one key.
+    """Seals sessions under the newest key and opens those of older keys too.
 
     Args:
-        key: The Fernet key of ACCOUNT_ENCRYPTION_KEY.
+        keys: The Fernet keys of ACCOUNT_ENCRYPTION_KEY, newest first.
 
     Raises:
-        SessionSealError: If the key is not a Fernet key.
+        SessionSealError: If one is not a Fernet key.
     """
 
-    def __init__(self, key: SecretStr) -> None:
+    def __init__(self, keys: SecretStr) -> None:
         try:
-            self._fernet = Fernet(key.get_secret_value())
-        except ValueError as error:
-            raise SessionSealError("ACCOUNT_ENCRYPTION_KEY is not a Fernet key") from error
+            self._seal = Seal(keys)
+        except SealError as error:
+            raise SessionSealError(error.reason) from error
 
     def seal(self, session: KiteSession) -> bytes:
         """Encrypt a session."""
-        return self._fernet.encrypt(codec.to_json(session))
+        return self._seal.seal(codec.to_json(session))
 
     def open(self, sealed: bytes) -> KiteSession:
         """Decrypt a session.
@@ -43,8 +43,12 @@ class SessionSeal:
             SessionSealError: If it was sealed under another key or is damaged.
         """
         try:
-            return codec.from_json(KiteSession, self._fernet.decrypt(sealed))
-        except InvalidToken as error:
-            raise SessionSealError("sealed under another ACCOUNT_ENCRYPTION_KEY") from error
+            return codec.from_json(KiteSession, self._seal.open(sealed))
+        except SealError as error:
+            raise SessionSealError(error.reason) from error
         except codec.DecodeError as error:
             raise SessionSealError(error.reason) from error
+
+    def is_current(self, sealed: bytes) -> bool:
+        """Whether the newest key sealed it; if not, it should be sealed again."""
+        return self._seal.is_current(sealed)

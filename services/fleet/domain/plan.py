@@ -12,7 +12,15 @@ SIMULATOR = "simulator"
 
 # The fleet decides these; what the user's shell holds belongs to another deployment. A sandbox on
 # made-up accounts must not meet a real broker, a real bus or a real database by accident.
-_FOREIGN_PREFIXES = ("KITE_", "PG", "SIM_ACCOUNTS", "SIM_PORT")
+_FOREIGN_PREFIXES = ("KITE_", "PG", "SIM_ACCOUNTS", "SIM_PORT", "USE_USER_SERVICE", "USER_SERVICE_")
+_SINGLE_ACCOUNT_FIELDS = (
+    "API_KEY",
+    "API_SECRET",
+    "USER_ID",
+    "PASSWORD",
+    "TOTP_SECRET",
+    "ACCESS_TOKEN",
+)
 _FOREIGN_NAMES = frozenset(
     {
         "ACCOUNT_ENCRYPTION_KEY",
@@ -162,6 +170,13 @@ def plan(
         "KITE_LOGIN_URL": f"http://{simulator}",
         "KITE_WS_URL": f"ws://{simulator}",
     }
+    # Said although they are empty: an .env file here may describe the accounts of a real broker.
+    no_others = {
+        "KITE_ACCOUNTS_FILE": "",
+        "KITE_TOKEN_DIR": "",
+        "USE_USER_SERVICE_ACCOUNTS": "false",
+        **{f"KITE_{field}": "" for field in _SINGLE_ACCOUNT_FIELDS},
+    }
     control = _numbered("control", shape.controls)
     told: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         SIMULATOR: (
@@ -172,7 +187,14 @@ def plan(
             (),
         ),
         "control": (
-            {**bus, **database, **encryption, **broker, **_kite_variables(accounts)},
+            {
+                **bus,
+                **database,
+                **encryption,
+                **broker,
+                **no_others,
+                **_kite_variables(accounts),
+            },
             (NATS, POSTGRES, SIMULATOR),
         ),
         "greeks": (bus, (NATS,)),

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from services.simulator import metrics
 from services.simulator.access import form_of, json_reply, required, success
 from services.simulator.domain.sessions import Sessions
 from services.simulator.errors import InputError
@@ -62,6 +63,7 @@ class LoginRoutes:
     async def password(self, request: Request) -> Response:
         """Take user id and password."""
         form = await form_of(request)
+        metrics.LOGIN_STEPS_TOTAL.labels(step="password").inc()
         user_id = required(form, "user_id")
         request_id = self._sessions.check_password(user_id, required(form, "password"))
         return success(
@@ -78,6 +80,7 @@ class LoginRoutes:
     async def second_factor(self, request: Request) -> Response:
         """Take the TOTP code and log the browser in."""
         form = await form_of(request)
+        metrics.LOGIN_STEPS_TOTAL.labels(step="totp").inc()
         if form.get("twofa_type", "totp") != "totp":
             raise InputError("Invalid `twofa_type`: only totp is supported.")
         user_id = required(form, "user_id")

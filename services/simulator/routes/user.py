@@ -5,6 +5,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from libs.common.domain.clock import Clock, ist_datetime
+from services.simulator import metrics
 from services.simulator.access import Access, form_of, required, success
 from services.simulator.domain.accounts import Account
 from services.simulator.domain.sessions import Sessions
@@ -37,6 +38,7 @@ class UserRoutes:
     async def create_token(self, request: Request) -> Response:
         """Exchange a request token for an access token."""
         form = await form_of(request)
+        metrics.LOGIN_STEPS_TOTAL.labels(step="session").inc()
         api_key = required(form, "api_key")
         self._access.spend(self._sessions.account(api_key).api_key)
         session = self._sessions.exchange(

@@ -10,16 +10,18 @@ GOOD = {
 
 def test_complete_account_is_taken():
     found = accounts.from_environment("main", GOOD)
-    assert [c.account for c in found.accounts] == ["main"]
+    assert [c.name for c in found.accounts] == ["main"]
     assert found.problems == ()
 
 
 def test_account_without_a_secret_is_skipped_and_names_the_variable():
-    incomplete = {k: v for k, v in GOOD.items() if k != "KITE_MAIN_TOTP_SECRET"}
+    incomplete = {k: v for k, v in GOOD.items() if k != "KITE_MAIN_PASSWORD"}
     incomplete |= {k.replace("_MAIN_", "_OTHER_"): v for k, v in GOOD.items()}
     found = accounts.from_environment("main, other", incomplete)
-    assert [c.account for c in found.accounts] == ["other"]
-    assert found.problems == ("account main is skipped: set KITE_MAIN_TOTP_SECRET",)
+    assert [c.name for c in found.accounts] == ["other"]
+    (problem,) = found.problems
+    assert problem.account == "main"
+    assert problem.message.startswith("account main is skipped: set KITE_MAIN_PASSWORD")
 
 
 def test_odd_and_repeated_names_are_refused():
