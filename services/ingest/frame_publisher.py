@@ -69,7 +69,7 @@ class FramePublisher:
         self.frames_total += 1
         self._counters["frames"].inc()
         try:
-            parts, unknown = split_by_key(payload, self._table.tokens, self._table.shards)
+            parts, _, unknown = split_by_key(payload, self._table.tokens, self._table.shards)
         except FrameError as error:
             metrics.BAD_FRAMES_TOTAL.labels(account=self._account, reason=error.reason).inc()
             log.warning(
