@@ -1,6 +1,10 @@
 """The flow of an ingest process: leases decide which accounts it feeds."""
 
 import asyncio
+import math
+import time
+
+import msgspec
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
@@ -10,7 +14,7 @@ from libs.common.bus.lease import Lease, LeaseHolder
 from libs.common.bus.provision import ensure
 from libs.common.bus.publisher import StreamHeartbeat
 from libs.common.contracts import codec, streams, subjects
-from libs.common.contracts.messages import AccountPlan
+from libs.common.contracts.messages import AccountPlan, FeedCoverage
 from libs.common.health import Health
 from libs.common.kite.sessions import SessionSeal, SessionSealError
 from libs.common.lifecycle import Lifecycle, sleep_unless
@@ -18,6 +22,8 @@ from services.ingest.account_feed import AccountFeed
 from services.ingest.settings import IngestSettings
 
 STATUS_INTERVAL_SECONDS = 2.0
+# What has not changed is written this often, well within the bucket's TTL.
+COVERAGE_INTERVAL_SECONDS = 10.0
 
 log = logs.get_logger(__name__)
 
@@ -67,6 +73,10 @@ class FeedSet:
         self._life = life
         self._seal = SessionSeal(settings.account_encryption_key)
         self._status = Bucket(bus, streams.STATUS.name)
+        self._coverage = Bucket(bus, streams.COVERAGE.name)
+        self._coverage_written: dict[str, tuple[float, FeedCoverage]] = {}
+        self._news: set[str] = set()
+        self._news_came = asyncio.Event()
         self._feeds: dict[str, AccountFeed] = {}
         self._plans: dict[str, AccountPlan] = {}
         self.plans = Mirror(bus, streams.PLAN.name, self._plan_changed)
@@ -116,7 +126,9 @@ class FeedSet:
     async def start(self, lease: Lease) -> None:
         """An account was leased: begin to feed it."""
         account = lease.resource
-        feed = AccountFeed(self._bus, lease, self._settings)
+        feed = AccountFeed(
+            self._bus, lease, self._settings, on_news=lambda: self._note_news(account)
+        )
         feed.use_plan(self._plans.get(account))
         self._give_session(feed)
         self._feeds[account] = feed
@@ -126,20 +138,57 @@ class FeedSet:
     async def end(self, lease: Lease) -> None:
         """An account's lease ended: close its connections before anybody else opens theirs."""
         feed = self._feeds.pop(lease.resource, None)
+        self._coverage_written.pop(lease.resource, None)
         if feed is None:
             return
         feed.request_stop()
         await feed.stopped()
         log.info("account.released", account=lease.resource, epoch=lease.epoch)
 
+    def _note_news(self, account: str) -> None:
+        self._news.add(account)
+        self._news_came.set()
+
     async def report(self, stop: asyncio.Event) -> None:
-        """Say every two seconds how each feed fares."""
-        while not await sleep_unless(stop, STATUS_INTERVAL_SECONDS):
-            for account, feed in list(self._feeds.items()):
-                status = feed.status(self._settings.worker_id)
-                try:
-                    await self._status.put(
-                        f"feed-{subjects.escape(account)}", codec.to_json(status)
-                    )
-                except BusUnavailableError as error:
-                    log.warning("status.unsent", account=account, reason=str(error))
+        """Say every two seconds how each feed fares and what does not tick; news at once."""
+        stopping = asyncio.create_task(stop.wait(), name="status-stop")
+        stopping.add_done_callback(lambda _: self._news_came.set())
+        due = 0.0
+        try:
+            while not stop.is_set():
+                await sleep_unless(self._news_came, due - time.monotonic())
+                self._news_came.clear()
+                news, self._news = self._news, set()
+                everything = time.monotonic() >= due
+                if everything:
+                    due = time.monotonic() + STATUS_INTERVAL_SECONDS
+                for account, feed in list(self._feeds.items()):
+                    if not feed.is_ending and (everything or account in news):
+                        await self._report_one(account, feed, with_coverage=everything)
+        finally:
+            stopping.cancel()
+            await asyncio.gather(stopping, return_exceptions=True)
+
+    async def _report_one(self, account: str, feed: AccountFeed, *, with_coverage: bool) -> None:
+        try:
+            if with_coverage:
+                await self._report_coverage(account, feed)
+            await self._report_status(account, feed)
+        except BusUnavailableError as error:
+            log.warning("status.unsent", account=account, reason=str(error))
+
+    async def _report_status(self, account: str, feed: AccountFeed) -> None:
+        status = feed.status(self._settings.worker_id)
+        await self._status.put(f"feed-{subjects.escape(account)}", codec.to_json(status))
+
+    async def _report_coverage(self, account: str, feed: AccountFeed) -> None:
+        """Write what does not tick if that has changed, else every ten seconds."""
+        found = feed.coverage()
+        if found is None:
+            return
+        written_at, written = self._coverage_written.get(account, (-math.inf, None))
+        is_fresh = time.monotonic() - written_at < COVERAGE_INTERVAL_SECONDS
+        if is_fresh and written and written == msgspec.structs.replace(found, at_ns=written.at_ns):
+            return
+        await self._coverage.put(subjects.escape(account), codec.to_msgpack(found))
+        self._coverage_written[account] = (time.monotonic(), found)

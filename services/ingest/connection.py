@@ -16,6 +16,7 @@ from websockets.exceptions import (
 from websockets.protocol import State
 
 from libs.common import logs
+from libs.common.bus.lease import Lease, LeaseEnd
 from libs.common.contracts.messages import KiteSession, StreamMode
 from services.ingest import metrics
 from services.ingest.domain import subscriptions
@@ -39,6 +40,7 @@ class FeedConnection:
     Args:
         session: With whose token to connect.
         number: Which connection of the account this is, from 0.
+        lease: The account's lease: without it a socket is not closed politely but at once.
         publisher: Where frames go.
         settings: Time limits.
     """
@@ -48,22 +50,29 @@ class FeedConnection:
         session: KiteSession,
         *,
         number: int,
+        lease: Lease,
         publisher: FramePublisher,
         settings: IngestSettings,
     ) -> None:
-        self._session = session
+        self.session = session
         self._number = number
+        self._lease = lease
         self._publisher = publisher
         self._settings = settings
         self._current: dict[int, StreamMode] = {}
         self._seq = 0
         self._last_frame = 0.0
         self._cause: Cause | None = None
+        self._ending: Cause | None = None
 
     @property
-    def tokens(self) -> int:
-        """How many instruments this connection has asked for."""
-        return len(self._current)
+    def tokens(self) -> Mapping[int, StreamMode]:
+        """The instruments this connection has asked for."""
+        return self._current
+
+    def end(self, cause: Cause) -> None:
+        """Have `run` raise FeedLostError with this cause; set its `changed` afterwards."""
+        self._ending = cause
 
     async def run(
         self,
@@ -77,35 +86,55 @@ class FeedConnection:
         Args:
             wanted: What this connection should stream now.
             changed: Set whenever `wanted` may have changed; this method clears it.
-            stop: Ends the connection cleanly.
+            stop: Ends the connection, also in the middle of its handshake.
             on_streaming: Called once, when the first frame has come.
 
         Raises:
             SessionRefusedError: The handshake was refused with 403.
-            FeedLostError: The connection could not be made, or ended unasked.
+            FeedLostError: The connection could not be made, ended unasked, or by `end`.
         """
-        socket = await self._connect()
-        metrics.CONNECTED.labels(account=self._session.account).inc()
-        log.info("feed.connected", account=self._session.account, connection=self._number)
+        socket = await self._connect_unless(stop)
+        if socket is None:
+            return
+        metrics.CONNECTED.labels(account=self.session.account).inc()
+        log.info("feed.connected", account=self.session.account, connection=self._number)
         self._last_frame = time.monotonic()
         tasks = (
             asyncio.create_task(self._receive(socket, on_streaming), name="feed-receive"),
             asyncio.create_task(self._steer(socket, wanted, changed, stop), name="feed-steer"),
             asyncio.create_task(self._watch_silence(socket), name="feed-watchdog"),
+            # Beside the others, since a command may be stuck in a socket that nobody reads.
+            asyncio.create_task(stop.wait(), name="feed-stop"),
         )
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            metrics.CONNECTED.labels(account=self._session.account).dec()
+            metrics.CONNECTED.labels(account=self.session.account).dec()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._close(socket)
 
+    async def _connect_unless(self, stop: asyncio.Event) -> ws_client.ClientConnection | None:
+        """Connect; None, without a socket left behind, when `stop` is set before that."""
+        connecting = asyncio.create_task(self._connect(), name="feed-connect")
+        stopping = asyncio.create_task(stop.wait(), name="feed-stop")
+        wanted = False
+        try:
+            await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            wanted = connecting.done() and not stop.is_set()
+        finally:
+            stopping.cancel()
+            connecting.cancel()
+            await asyncio.gather(connecting, stopping, return_exceptions=True)
+            if not (wanted or connecting.cancelled() or connecting.exception()):
+                connecting.result().transport.abort()
+        return connecting.result() if wanted else None
+
     async def _connect(self) -> ws_client.ClientConnection:
-        session = self._session
+        session = self.session
         url = (
             f"{session.ws_url.rstrip('/')}/?api_key={quote(session.api_key, safe='')}"
             f"&access_token={quote(session.access_token, safe='')}"
@@ -146,7 +175,7 @@ class FeedConnection:
         self, socket: ws_client.ClientConnection, on_streaming: Callable[[], None]
     ) -> None:
         publisher = self._publisher
-        source = self._session.source
+        source = self.session.source
         try:
             while True:
                 payload = await socket.recv()
@@ -176,6 +205,8 @@ class FeedConnection:
         try:
             while not stop.is_set():
                 changed.clear()
+                if self._ending is not None:
+                    raise FeedLostError(cause=self._ending, reason="asked to connect anew")
                 target = dict(wanted())
                 if not target:
                     return
@@ -188,7 +219,7 @@ class FeedConnection:
                 if target != self._current:
                     log.info(
                         "feed.subscribed",
-                        account=self._session.account,
+                        account=self.session.account,
                         connection=self._number,
                         added=len(target.keys() - self._current.keys()),
                         removed=len(self._current.keys() - target.keys()),
@@ -214,7 +245,7 @@ class FeedConnection:
                 self._cause = Cause.SILENT
                 log.warning(
                     "feed.silent",
-                    account=self._session.account,
+                    account=self.session.account,
                     connection=self._number,
                     limit_seconds=limit,
                 )
@@ -223,7 +254,9 @@ class FeedConnection:
             await asyncio.sleep(left)
 
     async def _close(self, socket: ws_client.ClientConnection) -> None:
-        if socket.state is not State.CLOSED:
+        # A lost lease leaves no time for manners: somebody else may connect within half a second.
+        polite = self._lease.is_valid() or self._lease.end is LeaseEnd.RELEASED
+        if polite and socket.state is not State.CLOSED:
             with contextlib.suppress(OSError, WebSocketException, TimeoutError):
                 await socket.close()
         socket.transport.abort()

@@ -14,12 +14,38 @@ BAD_FRAMES_TOTAL = Counter(
 UNKNOWN_PACKETS_TOTAL = Counter(
     "tickfleet_ingest_unknown_packets_total", "Packets outside the plan", ["account"]
 )
-# Sub-frames that could not be published: NATS is away, slow, or the account's lease was lost.
+# Messages that were not published. too_old, outbox_full: NATS was away or too slow, and newer
+# frames took their place (OUTBOX_SECONDS, OUTBOX_MIB); disconnected: they waited in the client when
+# the connection broke; lease_lost: another process has the account; too_many_texts: order updates
+# beyond 10 000, reconcile the order book; buffer_full, closed, invalid: see tickfleet_bus_*.
 DROPPED_FRAMES_TOTAL = Counter(
-    "tickfleet_ingest_dropped_frames_total", "Sub-frames dropped", ["account", "reason"]
+    "tickfleet_ingest_dropped_frames_total", "Messages dropped", ["account", "reason"]
 )
+# Bytes that wait for NATS in the account's outbox and in the client. Not near 0: see the level.
+PENDING_BYTES = Gauge("tickfleet_ingest_pending_bytes", "Bytes waiting for NATS", ["account"])
+# 0 healthy, 1 warning, 2 critical, 3 overload; domain/pressure.py defines them. From 2 on ticks are
+# lost or late: look at NATS (slow disk, CPU), then give accounts to more processes.
+PRESSURE_LEVEL = Gauge("tickfleet_ingest_pressure_level", "Back-pressure, 0 to 3", ["account"])
+# Of the packets received in the last ten seconds, those handed to NATS; below 1: see the level.
+PUBLISHED_RATIO = Gauge("tickfleet_ingest_published_ratio", "Published / received", ["account"])
+# Quantile 0.95 and 0.99 of the last ten seconds, from frame received to handed to the socket.
+PUBLISH_LATENCY_SECONDS = Gauge(
+    "tickfleet_ingest_publish_latency_seconds",
+    "Frame received to handed to the socket",
+    ["account", "quantile"],
+)
+# Types are those of Kite's text frames, `other` and `unreadable`.
 TEXT_FRAMES_TOTAL = Counter(
     "tickfleet_ingest_text_frames_total", "Text frames by type", ["account", "type"]
+)
+# Texts that another connection of the account had brought already: two of three are normal.
+REPEATED_TEXTS_TOTAL = Counter(
+    "tickfleet_ingest_repeated_texts_total", "Text frames that came before", ["account"]
+)
+# Parts of a plan entry beyond Kite's limits, not carried out: too_many_connections,
+# too_many_tokens. Any: the planner's capacity settings are wrong, the log names the connection.
+PLAN_REFUSED_TOTAL = Counter(
+    "tickfleet_ingest_plan_refused_total", "Planned connections refused", ["account", "reason"]
 )
 # Causes are those of domain.causes.Cause. `silent` means that the watchdog closed a dead socket.
 RECONNECTS_TOTAL = Counter(
@@ -31,6 +57,11 @@ SUBSCRIBED_TOKENS = Gauge(
 )
 # 1 while an account waits for a new session after a 403: control should log it in.
 PARKED = Gauge("tickfleet_ingest_parked", "Whether the account waits for a session", ["account"])
+# Subscribed in session for NO_DATA_SECONDS and never a tick: the token is wrong or dead.
+NO_DATA_TOKENS = Gauge("tickfleet_ingest_no_data_tokens", "Instruments without data", ["account"])
+# Ticked before, but not for STALE_SECONDS in session. Some illiquid ones are normal; all of an
+# account while others tick: its connection streams nothing, reconnect it by a new session.
+STALE_TOKENS = Gauge("tickfleet_ingest_stale_tokens", "Instruments gone silent", ["account"])
 LAST_FRAME_SECONDS = Gauge(
     "tickfleet_ingest_last_frame_timestamp_seconds", "When the last frame came", ["account"]
 )

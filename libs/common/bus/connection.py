@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from inspect import isawaitable
@@ -50,6 +51,9 @@ _ROOM_POLL_SECONDS = 0.002
 _DRAIN_DEADLINE_SECONDS = 3.0
 _CALLBACK_RETRY_SECONDS = 0.5
 _ERROR_LOG_INTERVAL_SECONDS = 10.0
+# The commands by which a message leaves, and where their subject ends at the latest.
+_PUBLISH_VERBS = frozenset({b"PUB", b"HPUB"})
+_SUBJECT_WITHIN_BYTES = 512
 _SOCKET_ENDINGS = (OSError, nats.errors.StaleConnectionError)
 
 log = logs.get_logger(__name__)
@@ -142,6 +146,7 @@ class Bus:
         self._stopping = asyncio.Event()
         self._reconnected = asyncio.Event()
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
+        self._on_disconnect: list[Callable[[], None]] = []
         # A lost guard is as bad as a lost connection: both set `closed`.
         self._tasks = OwnedTasks(failed=self.closed)
         self._generation = 0
@@ -204,6 +209,43 @@ class Bus:
                 self._on_reconnect.remove(callback)
 
         return remove
+
+    def on_disconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have a callback called when the connection is lost, before the next attempt.
+
+        Returns:
+            A function that removes the callback again.
+        """
+        self._on_disconnect.append(callback)
+
+        def remove() -> None:
+            if callback in self._on_disconnect:
+                self._on_disconnect.remove(callback)
+
+        return remove
+
+    def withdraw(self, subjects: AbstractSet[str]) -> int:
+        """Take back what was published on these subjects but still waits in the client.
+
+        For publishers whose right to publish may end before the server is back: the client would
+        send it after the reconnect, whatever has become of that right.
+
+        Returns:
+            How many messages were taken back.
+        """
+        client = self.client
+        wanted = {subject.encode() for subject in subjects}
+        kept: list[bytes] = []
+        taken = 0
+        for command in client._pending:  # noqa: SLF001  # No public way to it.
+            words = command[:_SUBJECT_WITHIN_BYTES].split(b" ", 2)
+            if len(words) == 3 and words[0] in _PUBLISH_VERBS and words[1] in wanted:
+                client._pending_data_size -= len(command)  # noqa: SLF001
+                taken += 1
+            else:
+                kept.append(command)
+        client._pending[:] = kept  # noqa: SLF001
+        return taken
 
     async def publish(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
@@ -523,6 +565,8 @@ class Bus:
         if not self.client.is_closed:
             self._set_state(BusState.RECONNECTING)
             log.warning("bus.disconnected", name=self._name)
+            for callback in list(self._on_disconnect):
+                callback()
 
     async def _was_reconnected(self) -> None:
         # Runs inside nats-py's reconnect task, which is cancelled if the connection breaks again:

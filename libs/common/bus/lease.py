@@ -106,6 +106,10 @@ class Lease:
         """
         return self.end is None and _now() < self.deadline
 
+    def remaining_seconds(self) -> float:
+        """How long it stays valid unless it is refreshed; 0 when it is over."""
+        return max(0.0, self.deadline - _now()) if self.end is None else 0.0
+
     async def ended(self) -> None:
         """Wait for the end."""
         await self._ended.wait()

@@ -10,6 +10,7 @@ from libs.common.kite.frame_columns import (
     DIVISORS,
     Columns,
     Depth,
+    Split,
     decode_columns,
     split_by_key,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "ModeCode",
     "Packet",
     "Records",
+    "Split",
     "WireUnits",
     "decode",
     "decode_columns",

@@ -14,6 +14,7 @@ class Cause(StrEnum):
     SILENT = "silent"
     CLOSED_CLEAN = "closed_clean"
     DROPPED = "dropped"
+    SESSION_CHANGED = "session_changed"
     NOT_PLANNED = "not_planned"
     STOPPED = "stopped"
 

@@ -58,12 +58,14 @@ def bodies(lengths: st.SearchStrategy[int]) -> st.SearchStrategy[bytes]:
     return lengths.flatmap(body)
 
 
-def frames(*, unknown_lengths: bool = True, max_packets: int = 12) -> st.SearchStrategy[bytes]:
+def frames(
+    *, unknown_lengths: bool = True, min_packets: int = 0, max_packets: int = 12
+) -> st.SearchStrategy[bytes]:
     """Valid frames: uniform and mixed, with packets of unknown length in between if wanted."""
     known = st.sampled_from(LENGTHS)
     any_length = known | st.integers(4, 300) if unknown_lengths else known
-    mixed = st.lists(bodies(any_length), max_size=max_packets)
+    mixed = st.lists(bodies(any_length), min_size=min_packets, max_size=max_packets)
     uniform = any_length.flatmap(
-        lambda length: st.lists(bodies(st.just(length)), max_size=max_packets)
+        lambda length: st.lists(bodies(st.just(length)), min_size=min_packets, max_size=max_packets)
     )
     return (mixed | uniform).map(frame_of_bodies)

@@ -185,10 +185,13 @@ def table(key_of_token: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 def assert_split(frame: bytes, key_of_token: dict[int, int]) -> None:
     wanted, wanted_unknown = plain_split(frame, key_of_token)
-    split, unknown = split_by_key(frame, *table(key_of_token))
+    tokens, keys = table(key_of_token)
+    parts, places, unknown = split_by_key(frame, tokens, keys)
     assert unknown == wanted_unknown
-    assert split == {key: frame_of_bodies(bodies) for key, bodies in wanted.items()}
-    assert all(type(key) is int and type(part) is bytes for key, part in split.items())
+    assert parts == {key: frame_of_bodies(bodies) for key, bodies in wanted.items()}
+    assert all(type(key) is int and type(part) is bytes for key, part in parts.items())
+    in_frame = [int.from_bytes(frame[offset : offset + 4], "big") for offset, _ in slices(frame)]
+    assert tokens[places].tolist() == [token for token in in_frame if token in key_of_token]
 
 
 @given(frame=frames(), data=st.data())
@@ -207,28 +210,56 @@ def test_split_of_a_busy_frame_over_sixteen_shards(uniform):
     assert_split(frame, {token: random.randrange(16) for token in tokens if random.random() < 0.9})
 
 
+@given(frame=frames(min_packets=33, max_packets=60), data=st.data())
+def test_split_of_many_packets_keeps_every_known_packet_in_order(frame, data):
+    tokens = {int.from_bytes(frame[offset : offset + 4], "big") for offset, _ in slices(frame)}
+    keys = data.draw(
+        st.lists(st.none() | st.integers(0, 5), min_size=len(tokens), max_size=len(tokens))
+    )
+    assert_split(frame, {t: k for t, k in zip(sorted(tokens), keys, strict=True) if k is not None})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_split_of_shuffled_lengths_is_exact_to_the_byte(seed):
+    random = Random(seed)
+    frame = random_frame(random, random.randrange(33, 400), lambda: mixed_length(random))
+    tokens = [int.from_bytes(frame[offset : offset + 4], "big") for offset, _ in slices(frame)]
+    known = random.choice((0.1, 0.9, 1.0))
+    assert_split(frame, {t: random.randrange(16) for t in tokens if random.random() < known})
+
+
+@pytest.mark.parametrize("length", [185, 255, 256, 300, 1_000])
+def test_packet_longer_than_any_known_kind_is_split_as_the_others(length):
+    random = Random(length)
+    frame = random_frame(random, 60, lambda: random.choice((8, 184, length)))
+    tokens = [int.from_bytes(frame[offset : offset + 4], "big") for offset, _ in slices(frame)]
+    assert_split(frame, {token: random.randrange(4) for token in tokens})
+
+
 @pytest.mark.parametrize("lengths", [[184, 184, 184], [184, 8, 44], [10, 10], [184]])
 def test_frame_of_one_key_is_passed_on_as_it_is(lengths):
     random = Random(6)
     bodies = [random_body(random, length) for length in lengths]
     frame = frame_of_bodies(bodies)
     keys = {int.from_bytes(body[:4], "big"): 7 for body in bodies}
-    split, unknown = split_by_key(frame, *table(keys))
-    assert split[7] is frame
-    assert unknown == 0
+    split = split_by_key(frame, *table(keys))
+    assert split.parts[7] is frame
+    assert split.unknown == 0
 
 
 @pytest.mark.parametrize("lengths", [[184, 184], [184, 8]])
 def test_split_without_a_table_counts_every_packet(lengths):
     frame = frame_of_bodies([random_body(Random(7), length) for length in lengths])
-    assert split_by_key(frame, *table({})) == ({}, 2)
+    parts, places, unknown = split_by_key(frame, *table({}))
+    assert (parts, places.tolist(), unknown) == ({}, [], 2)
 
 
 def test_split_of_an_empty_frame_is_empty():
-    assert split_by_key(b"\0\0", *table({1: 1})) == ({}, 0)
+    parts, places, unknown = split_by_key(b"\0\0", *table({1: 1}))
+    assert (parts, places.tolist(), unknown) == ({}, [], 0)
 
 
 @given(payload=st.binary(max_size=600))
 def test_split_of_any_bytes_is_a_split_or_a_frame_error(payload):
-    split = outcome(lambda: split_by_key(payload, *table({}))[1])
+    split = outcome(lambda: split_by_key(payload, *table({})).unknown)
     assert split == outcome(lambda: len(slices(payload)))
