@@ -71,6 +71,8 @@ def policy_of(settings: GreeksSettings) -> Policy:
         quote_max_age_seconds=settings.quote_max_age_seconds,
         spot_max_age_seconds=settings.spot_max_age_seconds,
         smile_max_age_seconds=settings.smile_max_age_seconds,
+        bar_grace_seconds=settings.bar_grace_seconds,
+        bar_late_seconds=settings.bar_late_seconds,
     )
 
 

@@ -22,6 +22,19 @@ BAD_SETS_TOTAL = Counter("tickfleet_greeks_bad_instrument_sets_total", "Unreadab
 # Last values and forwards written.
 LAST_VALUES_TOTAL = Counter("tickfleet_greeks_last_values_total", "Last values written")
 FORWARDS_TOTAL = Counter("tickfleet_greeks_forwards_total", "Forwards published")
+# Bars published, by version (`first`, `again`). Many `again`: ticks come late, see ingest's lag, or
+# raise BAR_GRACE_SECONDS.
+BARS_TOTAL = Counter("tickfleet_greeks_bars_total", "Bars published", ["version"])
+# Ticks of an underlying behind its newest second, by what they did (`revised`, `ignored`).
+# `ignored` grows: two connections deliver far apart, raise BAR_LATE_SECONDS.
+BAR_LATE_TICKS_TOTAL = Counter(
+    "tickfleet_greeks_bar_late_ticks_total", "Ticks of a second that was over", ["outcome"]
+)
+# Seconds without a bar because reading began within them: a few per start. More after every
+# hand-over: REBUILD_SECONDS is too short.
+BAR_SECONDS_CUT_TOTAL = Counter(
+    "tickfleet_greeks_bar_seconds_cut_total", "Seconds of which the beginning is not known"
+)
 # Time from a fetched batch to its last publish. Above 0.05 s: conflation follows soon.
 BATCH_SECONDS = Histogram(
     "tickfleet_greeks_batch_seconds",

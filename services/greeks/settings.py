@@ -27,6 +27,10 @@ class GreeksSettings(NatsSettings):
         rebuild_seconds: How far back a new owner reads to know its market.
         first_start_seconds: How far back a shard without a checkpoint is read.
         batch_frames: Frames fetched at once, at most.
+        bar_grace_seconds: How long after its end a second waits for its ticks before its bar is
+            published without a tick of a later second.
+        bar_late_seconds: Ticks so many seconds behind the newest make a published bar again;
+            older ones are counted and left out.
     """
 
     greeks_model: Literal["black76", "bsm"] = "black76"
@@ -43,3 +47,5 @@ class GreeksSettings(NatsSettings):
     rebuild_seconds: float = Field(default=30.0, ge=0, le=600)
     first_start_seconds: float = Field(default=10.0, ge=0, le=600)
     batch_frames: int = Field(default=256, ge=1, le=10_000)
+    bar_grace_seconds: float = Field(default=1.0, ge=0, le=60)
+    bar_late_seconds: int = Field(default=5, ge=0, le=60)

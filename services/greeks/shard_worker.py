@@ -68,6 +68,8 @@ class ShardWorker:
         self._worked_until = 0
         self._saved = 0
         self._forward_due_at = np.zeros(0)
+        # Two tasks publish bars; a version must not overtake the one before it.
+        self._bar_order = asyncio.Lock()
 
     @property
     def is_reading(self) -> bool:
@@ -229,9 +231,13 @@ class ShardWorker:
             if publish:
                 await self._publish(ticks.subject, ticks.payload)
         if publish:
+            # Before the checkpoint moves on: the next owner takes these bars for published.
+            await self._publish_bars()
             age_seconds = (time.time_ns() - frames[0].received_ns) / _NS_PER_SECOND
             metrics.TICK_AGE_SECONDS.observe(max(0.0, age_seconds))
             self._count(tally)
+        else:
+            self.state.bars.discard()
         return self._lease.is_valid()
 
     async def _publish(self, subject: str, payload: bytes) -> bool:
@@ -261,10 +267,23 @@ class ShardWorker:
             metrics.RESETS_TOTAL.inc(tally.resets)
             log.warning("market.reset", shard=self.shard, count=tally.resets)
 
-    # -- last values and forwards ----------------------------------------------------------------
+    async def _publish_bars(self) -> None:
+        """Publish the bars that are ready, oldest first."""
+        bars = self.state.bars
+        async with self._bar_order:
+            while bars.ready:
+                subject, bar = bars.ready.popleft()
+                if await self._publish(subject, codec.to_json(bar)):
+                    metrics.BARS_TOTAL.labels(version="again" if bar.revision else "first").inc()
+        tally = bars.take_tally()
+        metrics.BAR_LATE_TICKS_TOTAL.labels(outcome="revised").inc(tally.late)
+        metrics.BAR_LATE_TICKS_TOTAL.labels(outcome="ignored").inc(tally.too_late)
+        metrics.BAR_SECONDS_CUT_TOTAL.inc(tally.cut)
+
+    # -- last values, forwards and overdue bars --------------------------------------------------
 
     async def _refresh(self) -> None:
-        """Write last values and forwards, a few at a time, evenly over the interval."""
+        """Write last values, forwards and overdue bars, evenly over the interval."""
         step_seconds = self._settings.last_interval_seconds / PHASES
         loop = asyncio.get_running_loop()
         phase = 0
@@ -276,6 +295,7 @@ class ShardWorker:
                 break
             await self._write_last_values(phase)
             await self._publish_forwards(loop.time())
+            await self._end_overdue_bars()
             phase += 1
 
     async def _write_last_values(self, phase: int) -> None:
@@ -298,6 +318,13 @@ class ShardWorker:
         for subject, payload in self.state.take_forwards(which):
             if await self._publish(subject, payload):
                 metrics.FORWARDS_TOTAL.inc()
+
+    async def _end_overdue_bars(self) -> None:
+        # While frames wait, what the clock says of their seconds is not what they will say.
+        if self.lag_frames or not self._lease.is_valid():
+            return
+        self.state.bars.end_overdue(time.time_ns())
+        await self._publish_bars()
 
     # -- checkpoints -----------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from datetime import date, datetime
 from itertools import chain
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -58,6 +59,22 @@ class Expiry(msgspec.Struct, kw_only=True):
     calls: Ints
     puts: Ints
     subject: str
+
+
+class BarSource(NamedTuple):
+    """An instrument whose ticks make the bars of its underlying.
+
+    Attributes:
+        slot: Its slot.
+        token: Its token.
+        from_s: The first second for which it does, epoch seconds.
+        until_s: From then on it does not.
+    """
+
+    slot: int
+    token: int
+    from_s: float
+    until_s: float
 
 
 class InstrumentTable:
@@ -183,6 +200,25 @@ class InstrumentTable:
         self._group(underlying, wanted.values())
         self._index_expiries()
         return reused
+
+    def bar_sources(self, underlying: str) -> list[BarSource]:
+        """The instruments that make an underlying's bars, at most one for any second.
+
+        The index or share; only without one the futures, each from the end of the one before.
+        """
+        spots = self._spot_of.get(underlying, {})
+        if spots:
+            # A share listed on both exchanges: its price is made at NSE.
+            slot = next(spots[e] for e in chain(("NSE",), sorted(spots)) if e in spots)
+            return [BarSource(slot, int(self.token[slot]), -inf, inf)]
+        expiries = [self.expiries[i] for i in self._expiry_ids_of.get(underlying, ())]
+        futures = sorted((e.instant_s, e.future) for e in expiries if e.future != NOBODY)
+        sources = []
+        from_s = -inf
+        for until_s, slot in futures:
+            sources.append(BarSource(slot, int(self.token[slot]), from_s, until_s))
+            from_s = until_s
+        return sources
 
     def forget(self, underlying: str) -> None:
         """All instruments of an underlying become unknown."""

@@ -1,4 +1,4 @@
-"""What the operator decides about Greeks: model, rate, and how old a price may be."""
+"""What the operator decides: model, rate, how old a price may be, how long a bar waits."""
 
 from typing import Literal
 
@@ -21,6 +21,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             time, since it is priced with the market's forward.
         parity_strikes: Strikes nearest the money whose parity forwards are taken together.
         parity_strikes_min: With fewer usable strikes than this there is no synthetic forward.
+        bar_grace_seconds: How long after its end a second waits for its ticks.
+        bar_late_seconds: Ticks so many seconds behind still make a bar again.
     """
 
     model: Literal["black76", "bsm"] = "black76"
@@ -32,3 +34,5 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_max_lag_seconds: float = 30.0
     parity_strikes: int = 5
     parity_strikes_min: int = 3
+    bar_grace_seconds: float = 1.0
+    bar_late_seconds: int = 5

@@ -1,4 +1,4 @@
-"""One shard's market: frames go in, priced and encoded ticks come out."""
+"""One shard's market: frames go in, priced and encoded ticks come out, and bars."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from libs.common.contracts import codec
 from libs.common.contracts.messages import Forward, ForwardSource, InstrumentSet, Source
+from services.greeks.domain.bars import Bars
 from services.greeks.domain.batching import every_packet, newest_only
 from services.greeks.domain.book import Book
 from services.greeks.domain.chain_pricer import STATUS_NAMES, Engine, Priced, price_options
@@ -105,6 +106,7 @@ class Shard:
         book: Their newest prices.
         forwards: The forward of every expiry.
         last_values: Newest ticks that are not yet written.
+        bars: The underlyings' seconds.
         clock: The market's time.
     """
 
@@ -122,6 +124,12 @@ class Shard:
         self.book = Book(self.table.capacity)
         self.forwards = Forwards(0)
         self.last_values = LastValues(self.table.capacity)
+        self.bars = Bars(
+            epoch=epoch,
+            grace_seconds=policy.bar_grace_seconds,
+            late_seconds=policy.bar_late_seconds,
+            capacity=self.table.capacity,
+        )
         self.clock = MarketClock()
         self._ohlc = OhlcTexts(self.table.capacity)
         self._policy = policy
@@ -135,6 +143,8 @@ class Shard:
         self.book.grow(self.table.capacity)
         self.last_values.grow(self.table.capacity)
         self._ohlc.grow(self.table.capacity)
+        self.bars.grow(self.table.capacity)
+        self.bars.use_sources(update.underlying, self.table.bar_sources(update.underlying), reused)
         self.forwards.grow(len(self.table.expiries))
         if reused:
             self.book.forget(np.array(reused))
@@ -143,6 +153,8 @@ class Shard:
         self, frames: Sequence[Frame], *, conflate: bool, tally: Tally
     ) -> Iterator[TickMessage]:
         """Price a batch; state moves on as far as the result is consumed.
+
+        Bars of seconds that the batch ended are in `bars.ready` from the first message on.
 
         Args:
             frames: Oldest first.
@@ -159,9 +171,19 @@ class Shard:
         self, frames: Sequence[Frame], source: str, *, conflate: bool, tally: Tally
     ) -> Iterator[TickMessage]:
         packets, slots = self._read(frames, source, tally)
+        received = [frame.received_ns for frame in frames]
+        if slots.size:
+            # Before anything is conflated: a second's high and low may be in any packet.
+            self.bars.take(
+                slots,
+                packets,
+                received,
+                source,
+                market_s=self.clock.now_s,
+                now_ns=self._now_ns(),
+            )
         rounds = newest_only(slots) if conflate else every_packet(slots, packets.frame)
         tally.conflated += rounds.conflated
-        received = [frame.received_ns for frame in frames]
         for rows in _pieces(rounds.rows):
             whole = rows.size == slots.size
             # Packets of one underlying next to one another, since they share a message.
@@ -199,6 +221,7 @@ class Shard:
             tally.resets += 1
             self.book.forget()
             self.forwards.forget()
+            self.bars.restart()
         return packets, slots
 
     def _reset(self) -> None:
@@ -206,6 +229,7 @@ class Shard:
         self.clock = MarketClock()
         self.book.forget()
         self.forwards.forget()
+        self.bars.restart()
 
     def _seen(self, packets: Packets) -> Floats:
         """Market time of every packet; those without a stamp are as new as the market."""

@@ -21,6 +21,8 @@ def test_defaults_are_the_conventions_of_the_house():
         ("GREEKS_RATE", "6.5"),
         ("LAST_INTERVAL_SECONDS", "0"),
         ("FUTURE_MAX_AGE_SECONDS", "-1"),
+        ("BAR_GRACE_SECONDS", "-0.5"),
+        ("BAR_LATE_SECONDS", "1.5"),
     ],
 )
 def test_a_wrong_setting_names_its_variable(monkeypatch, variable, value):
@@ -36,8 +38,11 @@ def test_every_setting_of_the_policy_reaches_it(monkeypatch):
     monkeypatch.setenv("QUOTE_MAX_AGE_SECONDS", "2")
     monkeypatch.setenv("SPOT_MAX_AGE_SECONDS", "3")
     monkeypatch.setenv("SMILE_MAX_AGE_SECONDS", "4")
+    monkeypatch.setenv("BAR_GRACE_SECONDS", "0.25")
+    monkeypatch.setenv("BAR_LATE_SECONDS", "7")
     policy = app.policy_of(load(GreeksSettings))
     assert (policy.model, policy.rate) == ("bsm", 0.065)
+    assert (policy.bar_grace_seconds, policy.bar_late_seconds) == (0.25, 7)
     ages = (
         policy.future_max_age_seconds,
         policy.quote_max_age_seconds,
