@@ -24,7 +24,7 @@ from services.gateway.fanout import Fanout
 from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
-from services.gateway.routes import page, rest, ticks
+from services.gateway.routes import instruments, page, rest, ticks
 from services.gateway.settings import GatewaySettings
 from services.gateway.wire import GatewayProtocol, Wire
 
@@ -120,6 +120,7 @@ def application(
             WebSocketRoute(ticks.PATH, endpoint),
             *health.routes(),
             *rest.routes(catalog=catalog, state=state, settings=settings),
+            *instruments.routes(catalog=catalog, settings=settings),
             *page.routes(assets),
         ],
         exception_handlers=rest.ERROR_HANDLERS,
