@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from datetime import date, datetime
 
 from libs.common import logs
@@ -13,14 +13,15 @@ from libs.common.contracts import codec, streams
 from libs.common.contracts.messages import ControlStatus, FeedStatus, Source
 from libs.common.database import Database
 from libs.common.domain.clock import IST
-from libs.common.domain.instruments import DumpError, Instrument, parse_dump
+from libs.common.domain.instruments import Instrument
 from libs.common.errors import RejectedError, RetryableError
 from libs.common.kite.errors import KiteTokenError
 from libs.common.kite.rest import KiteRest, quote_time
 from libs.common.lifecycle import sleep_unless
-from services.control import metrics, plan_store, registry
+from services.control import metrics, plan_store
 from services.control.domain import planner, windows
 from services.control.errors import DumpUnusableError, NoSessionError
+from services.control.instrument_loader import InstrumentLoader
 from services.control.sessions import Sessions
 from services.control.settings import ControlSettings
 
@@ -29,8 +30,6 @@ _EAGER_INTERVAL_SECONDS = 0.3
 # Between two rounds the accounts are looked after at this pace: a parked feed waits for it.
 _SESSION_INTERVAL_SECONDS = 1.0
 _STATUS_INTERVAL_SECONDS = 2.0
-# A dump that lost more than this share of the rows of the one before is a damaged download.
-_MAX_SHRINKAGE = 0.5
 # Kite allows one quote call per calendar second and key; this distance never meets one twice.
 _QUOTE_INTERVAL_SECONDS = 1.05
 # Where any market can be asked for its time.
@@ -72,8 +71,8 @@ class Leader:
         self._status_mirror = status
         self._status_bucket = Bucket(bus, streams.STATUS.name)
         self._plans = plan_store.PlanStore(bus, database, plans)
-        self._dump: registry.CurrentDump | None = None
-        self._instruments: dict[int, Instrument] = {}
+        self._loader = InstrumentLoader(bus, database, settings, token_died=sessions.token_died)
+        self._instruments: Mapping[int, Instrument] = {}
         self._chains: dict[str, windows.Chain] = {}
         self._prices: dict[str, float] = {}
         self._centres: dict[str, dict[date, float]] = {}
@@ -182,71 +181,28 @@ class Leader:
 
     async def _load_instruments(self) -> bool:
         """Have the market day's instruments in memory, in PostgreSQL and on the bus."""
-        now = self._now()
-        if self._dump is not None and self._dump.market_date == now.date():
-            return True
-        source = self._settings.feed_source
-        if self._dump is None:
-            held = await registry.current_dump(self._database)
-            if held is not None and held.market_date == now.date() and held.source is source:
-                instruments = await registry.fetch_all(self._database)
-                await self._take_instruments(held, instruments)
-                return True
-        rest = self._rest()
         try:
-            raw = await rest.instruments_csv()
-            dump = await asyncio.to_thread(parse_dump, raw)
-        except KiteTokenError:
-            self._sessions.token_died(rest)
-            raise
-        except DumpError as error:
-            metrics.DUMPS_TOTAL.labels(outcome="unusable").inc()
-            raise DumpUnusableError(reason=str(error)) from error
-        self._refuse_shrunken(len(dump.instruments))
-        metrics.DUMP_ROWS_SKIPPED.set(len(dump.skipped))
-        for row in dump.skipped[:5]:
-            log.warning("dump.row_skipped", line=row.line, field=row.field, reason=row.reason)
-        stored = await registry.store(
-            self._database,
-            dump.instruments,
-            market_date=now.date(),
-            source=source,
-            skipped=len(dump.skipped),
-        )
-        metrics.DUMPS_TOTAL.labels(outcome="loaded").inc()
-        await self._take_instruments(stored, dump.instruments)
+            await self._loader.refresh(
+                now=self._now(), source=self._settings.feed_source, origin=self._rest
+            )
+        finally:
+            # Also when it could not publish: what it has is better than what was before.
+            if self._loader.instruments is not self._instruments:
+                await self._take_instruments(self._loader.instruments)
         return True
 
-    def _refuse_shrunken(self, count: int) -> None:
-        if self._dump is not None and count < self._dump.row_count * _MAX_SHRINKAGE:
-            metrics.DUMPS_TOTAL.labels(outcome="unusable").inc()
-            raise DumpUnusableError(
-                reason=f"{count} rows, yesterday {self._dump.row_count}: a damaged download?"
-            )
-
-    async def _take_instruments(
-        self, dump: registry.CurrentDump, instruments: list[Instrument]
-    ) -> None:
-        await registry.publish(
-            self._bus, instruments, revision=dump.revision, market_date=dump.market_date
+    async def _take_instruments(self, instruments: Mapping[int, Instrument]) -> None:
+        self._chains = await asyncio.to_thread(
+            windows.chains, list(instruments.values()), self._settings.underlyings
         )
-        self._dump = dump
-        self._instruments = {item.instrument_token: item for item in instruments}
-        self._chains = windows.chains(instruments, self._settings.underlyings)
+        self._instruments = instruments
         unknown = [name for name in self._settings.underlyings if name not in self._chains]
-        if unknown:
+        if unknown and instruments:
             log.warning(
                 "underlyings.unknown",
                 underlyings=unknown,
-                remedy="UNDERLYINGS names what the dump does not have",
+                remedy="UNDERLYINGS names what the dumps of INSTRUMENT_EXCHANGES do not have",
             )
-        metrics.INSTRUMENTS.set(len(instruments))
-        log.info(
-            "instruments.loaded",
-            count=len(instruments),
-            revision=dump.revision,
-            market_date=dump.market_date.isoformat(),
-        )
 
     def _now(self) -> datetime:
         if self._market_now is None:
@@ -317,8 +273,8 @@ class Leader:
                 planned=len(self._outcome.slots) if self._outcome else 0,
                 unplaced=len(self._outcome.unplaced) if self._outcome else 0,
                 instruments=len(self._instruments),
-                instruments_revision=self._dump.revision if self._dump else 0,
-                market_date=self._dump.market_date if self._dump else None,
+                instruments_revision=self._loader.dump.revision if self._loader.dump else 0,
+                market_date=self._loader.dump.market_date if self._loader.dump else None,
                 accounts=self._sessions.words(),
                 at_ns=time.time_ns(),
             )

@@ -7,11 +7,37 @@ LEADER = Gauge("tickfleet_control_leader", "Whether this process leads")
 # Outcomes: minted, refused (wrong credentials: correct them, or log in by hand), unavailable
 # (retried), unused (the leadership ended meanwhile), given (a person or a file brought the token).
 LOGINS_TOTAL = Counter("tickfleet_control_logins_total", "Logins by outcome", ["outcome"])
-# Outcomes: loaded, unusable (the old dump stays), unavailable (retried).
-DUMPS_TOTAL = Counter("tickfleet_control_dumps_total", "Instrument downloads", ["outcome"])
+# By exchange, `all` for one download of all that did not come. Outcomes: loaded; unavailable (no
+# answer), refused (dead session, or no such exchange: see INSTRUMENT_EXCHANGES), truncated, empty,
+# shrunken (lost more than INSTRUMENT_MAX_SHRINKAGE), unreadable (the format changed?), unsaved
+# (PostgreSQL). All but loaded keep the rows of before and are tried again with growing pauses; the
+# log says why.
+DUMPS_TOTAL = Counter(
+    "tickfleet_control_dumps_total", "Instrument downloads by outcome", ["exchange", "outcome"]
+)
 INSTRUMENTS = Gauge("tickfleet_control_instruments", "Instruments of the current dump")
+# Days between the market's day and that of an exchange's rows. Above 0 in trading hours: new
+# contracts of that exchange are missing; the log says why its dump is not taken.
+DUMP_AGE_DAYS = Gauge(
+    "tickfleet_control_dump_age_days", "Age of an exchange's instruments", ["exchange"]
+)
 # Rows of the last dump that could not be read. A few are Kite's; thousands mean a changed format.
-DUMP_ROWS_SKIPPED = Gauge("tickfleet_control_dump_rows_skipped", "Unreadable rows of the last dump")
+DUMP_ROWS_SKIPPED = Gauge(
+    "tickfleet_control_dump_rows_skipped", "Unreadable rows of the last dump", ["exchange"]
+)
+# Rows that lost their token to another row of the same dump. Kite's fault: the log names both.
+DUPLICATE_TOKENS_TOTAL = Counter(
+    "tickfleet_control_duplicate_tokens_total", "Rows that lost their token", ["exchange"]
+)
+# Rows that lost their token to a row of another exchange, nearly always to a newer download.
+TOKEN_CONFLICTS_TOTAL = Counter(
+    "tickfleet_control_token_conflicts_total", "Tokens claimed by two exchanges", ["exchange"]
+)
+# Tokens that mean another contract than in the revision before. Some after every expiry; many on
+# one day mean that consumers who key by token alone mix contracts up (`GET /instruments?reused=`).
+REUSED_TOKENS_TOTAL = Counter(
+    "tickfleet_control_reused_tokens_total", "Tokens given to another contract", ["exchange"]
+)
 PLANNED = Gauge("tickfleet_control_planned_instruments", "Instruments in the plan")
 # Wanted instruments that fit on no account: add an account, or narrow the windows.
 UNPLACED = Gauge("tickfleet_control_unplaced_instruments", "Wanted instruments without a place")

@@ -1,9 +1,9 @@
 """Where instruments live: PostgreSQL for people and REST, a bucket for the data plane."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from datetime import date
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import date, datetime, time
 
 import msgspec
 
@@ -13,6 +13,7 @@ from libs.common.bus.kv import Bucket, Mirror
 from libs.common.contracts import codec, streams, subjects
 from libs.common.contracts.messages import InstrumentSet, Source
 from libs.common.database import Database
+from libs.common.domain.clock import IST
 from libs.common.domain.instruments import Instrument
 
 _COLUMNS = (
@@ -30,9 +31,25 @@ _COLUMNS = (
     "option_type",
     "lot_size",
     "tick_size",
+    "reused_from",
 )
-# The current revision and the one before: yesterday stays queryable.
+# The current revision and the one before, and of each market the last revision of its newest two
+# days: yesterday stays queryable however often today's dump is loaded.
 _KEPT_REVISIONS = 2
+_KEPT_DAYS = 2
+_FORGET = """
+DELETE FROM instrument_dumps WHERE revision NOT IN (
+    SELECT revision FROM (SELECT revision FROM instrument_dumps ORDER BY revision DESC LIMIT $1) a
+    UNION
+    SELECT revision FROM (
+        SELECT max(revision) AS revision,
+               row_number() OVER (PARTITION BY source ORDER BY market_date DESC) AS place
+        FROM instrument_dumps GROUP BY source, market_date
+    ) b WHERE place <= $2
+)
+"""
+# Rows between two looks of the event loop at other things: some 5 ms.
+_ROWS_AT_ONCE = 2_000
 
 log = logs.get_logger(__name__)
 
@@ -44,6 +61,26 @@ class CurrentDump(msgspec.Struct, frozen=True, kw_only=True):
     market_date: date
     row_count: int
     source: Source
+
+
+class ExchangeEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the rows of one exchange in a revision come from.
+
+    Attributes:
+        exchange: Such as "NFO".
+        market_date: The market's day on which they were downloaded; None if they never were.
+        fetched_at: The market's time of the download; None likewise.
+        row_count: How many.
+        outcome: What the last attempt to renew them came to.
+        reason: Why they could not be renewed; empty if they could.
+    """
+
+    exchange: str
+    market_date: date | None
+    fetched_at: datetime | None
+    row_count: int
+    outcome: str = "loaded"
+    reason: str = ""
 
 
 async def current_dump(database: Database) -> CurrentDump | None:
@@ -66,6 +103,21 @@ async def current_dump(database: Database) -> CurrentDump | None:
     )
 
 
+async def exchange_entries(database: Database, revision: int) -> list[ExchangeEntry]:
+    """Where the rows of a revision come from, by exchange.
+
+    Raises:
+        DatabaseUnavailableError: If PostgreSQL is away.
+    """
+    async with database.acquire() as connection:
+        rows = await connection.fetch(
+            "SELECT exchange, market_date, fetched_at, row_count, outcome, reason"
+            " FROM instrument_dump_exchanges WHERE revision = $1 ORDER BY exchange",
+            revision,
+        )
+    return [msgspec.convert(dict(row), ExchangeEntry) for row in rows]
+
+
 async def store(
     database: Database,
     instruments: Sequence[Instrument],
@@ -73,14 +125,27 @@ async def store(
     market_date: date,
     source: Source,
     skipped: int,
+    exchanges: Sequence[ExchangeEntry] | None = None,
+    reused_from: Mapping[int, str] | None = None,
 ) -> CurrentDump:
     """Load a dump beside the current one and swap, in one transaction.
 
     Readers see the old dump until the commit and the new one after it, never a part.
 
+    Args:
+        database: PostgreSQL.
+        instruments: All rows, each token once.
+        market_date: The day they are in force for.
+        source: Whose market they are of.
+        skipped: Rows that could not be read.
+        exchanges: Where they come from; None if all were downloaded on that day.
+        reused_from: Token → `EXCHANGE:tradingsymbol` that it meant on the day before.
+
     Raises:
         DatabaseUnavailableError: If PostgreSQL is away; the old dump stays in force.
     """
+    if exchanges is None:
+        exchanges = _all_of_one_day(instruments, market_date)
     async with database.acquire() as connection, connection.transaction():
         revision: int = await connection.fetchval(
             "INSERT INTO instrument_dumps (market_date, source, row_count, skipped_count)"
@@ -91,24 +156,56 @@ async def store(
             skipped,
         )
         await connection.copy_records_to_table(
-            "instrument_rows", records=_records(revision, instruments), columns=_COLUMNS
+            "instrument_rows",
+            records=_records(revision, instruments, reused_from or {}),
+            columns=_COLUMNS,
+        )
+        await connection.executemany(
+            "INSERT INTO instrument_dump_exchanges VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            [(revision, *msgspec.structs.astuple(entry)) for entry in exchanges],
         )
         await connection.execute("UPDATE instrument_dumps SET is_current = false WHERE is_current")
         await connection.execute(
             "UPDATE instrument_dumps SET is_current = true WHERE revision = $1", revision
         )
-        await connection.execute(
-            "DELETE FROM instrument_dumps WHERE revision NOT IN"
-            " (SELECT revision FROM instrument_dumps ORDER BY revision DESC LIMIT $1)",
-            _KEPT_REVISIONS,
-        )
+        await connection.execute(_FORGET, _KEPT_REVISIONS, _KEPT_DAYS)
     return CurrentDump(
         revision=revision, market_date=market_date, row_count=len(instruments), source=source
     )
 
 
-def _records(revision: int, instruments: Iterable[Instrument]) -> Iterable[tuple[object, ...]]:
-    for item in instruments:
+async def note_exchanges(
+    database: Database, revision: int, exchanges: Iterable[ExchangeEntry]
+) -> None:
+    """Write down how the exchanges of a stored revision fare, without a new one.
+
+    Raises:
+        DatabaseUnavailableError: If PostgreSQL is away.
+    """
+    async with database.acquire() as connection:
+        await connection.executemany(
+            "INSERT INTO instrument_dump_exchanges VALUES ($1, $2, $3, $4, $5, $6, $7)"
+            " ON CONFLICT (revision, exchange) DO UPDATE SET"
+            " (market_date, fetched_at, row_count, outcome, reason) = ($3, $4, $5, $6, $7)",
+            [(revision, *msgspec.structs.astuple(entry)) for entry in exchanges],
+        )
+
+
+def _all_of_one_day(instruments: Iterable[Instrument], day: date) -> list[ExchangeEntry]:
+    midnight = datetime.combine(day, time(), tzinfo=IST)
+    return [
+        ExchangeEntry(exchange=name, market_date=day, fetched_at=midnight, row_count=count)
+        for name, count in sorted(Counter(item.exchange for item in instruments).items())
+    ]
+
+
+async def _records(
+    revision: int, instruments: Iterable[Instrument], reused_from: Mapping[int, str]
+) -> AsyncIterator[tuple[object, ...]]:
+    for number, item in enumerate(instruments):
+        if number % _ROWS_AT_ONCE == 0:
+            # The copy itself awaits nothing while the socket takes what it is given.
+            await asyncio.sleep(0)
         yield (
             revision,
             item.instrument_token,
@@ -124,6 +221,7 @@ def _records(revision: int, instruments: Iterable[Instrument]) -> Iterable[tuple
             item.option_type.value if item.option_type else None,
             item.lot_size,
             item.tick_size,
+            reused_from.get(item.instrument_token),
         )
 
 
@@ -133,44 +231,86 @@ async def fetch_all(database: Database) -> list[Instrument]:
     Raises:
         DatabaseUnavailableError: If PostgreSQL is away.
     """
-    async with database.acquire() as connection:
-        rows = await connection.fetch("SELECT * FROM instruments ORDER BY instrument_token")
-    return await asyncio.to_thread(lambda: [msgspec.convert(dict(row), Instrument) for row in rows])
+    instruments, _ = await fetch_registry(database)
+    return instruments
+
+
+async def fetch_registry(database: Database) -> tuple[list[Instrument], dict[int, str]]:
+    """Read all current instruments, by token, and what reused tokens meant before.
+
+    Raises:
+        DatabaseUnavailableError: If PostgreSQL is away.
+    """
+    instruments: list[Instrument] = []
+    reused_from: dict[int, str] = {}
+    async with database.acquire() as connection, connection.transaction(readonly=True):
+        cursor = await connection.cursor("SELECT * FROM instruments ORDER BY instrument_token")
+        while rows := await cursor.fetch(_ROWS_AT_ONCE):
+            # In pieces: 100 000 rows at once keep the event loop for a tenth of a second.
+            for row in rows:
+                values = dict(row)
+                before = values.pop("reused_from")
+                if before is not None:
+                    reused_from[values["instrument_token"]] = before
+                instruments.append(msgspec.convert(values, Instrument))
+            await asyncio.sleep(0)
+    return instruments, reused_from
 
 
 async def publish(
-    bus: Bus, instruments: Sequence[Instrument], *, revision: int, market_date: date
+    bus: Bus, instruments: Iterable[Instrument], *, revision: int, market_date: date
 ) -> int:
     """Write one InstrumentSet per underlying that differs from what is there; gives how many.
 
-    Underlyings that left the dump are removed, so that nobody prices what no longer trades.
+    Underlyings that left the dump are removed, so that nobody prices what no longer trades. A set
+    whose instruments are the same on the same day keeps the revision it came with: a dump that
+    is loaded again during the session disturbs only those whose contracts changed.
     """
-    grouped: dict[str, list[Instrument]] = defaultdict(list)
-    for item in instruments:
-        grouped[item.underlying].append(item)
+    grouped = await asyncio.to_thread(_by_underlying, instruments)
     bucket = Bucket(bus, streams.INSTRUMENTS.name)
     held = await _snapshot(bus, streams.INSTRUMENTS.name)
     written = 0
     for underlying, members in grouped.items():
         key = subjects.escape(underlying)
-        members.sort(key=lambda item: item.instrument_token)
+        # A set of an index has thousands of members: milliseconds, and then the others' turn.
+        await asyncio.sleep(0)
+        if _is_same(held.pop(key, None), members, market_date):
+            continue
         value = codec.to_msgpack(
             InstrumentSet(
                 underlying=underlying,
                 revision=revision,
                 market_date=market_date,
-                instruments=tuple(members),
+                instruments=members,
             )
         )
-        # A leader that takes over finds everything in place: writing it again would make every
-        # worker read it again.
-        if held.pop(key, None) != value:
-            await bucket.put(key, value)
-            written += 1
+        await bucket.put(key, value)
+        written += 1
     for key in held:
         await bucket.delete(key)
     log.info("instruments.published", underlyings=written, removed=len(held), revision=revision)
     return written
+
+
+def _by_underlying(instruments: Iterable[Instrument]) -> dict[str, tuple[Instrument, ...]]:
+    grouped: dict[str, list[Instrument]] = defaultdict(list)
+    for item in instruments:
+        grouped[item.underlying].append(item)
+    return {
+        underlying: tuple(sorted(members, key=lambda item: item.instrument_token))
+        for underlying, members in grouped.items()
+    }
+
+
+def _is_same(value: bytes | None, members: tuple[Instrument, ...], market_date: date) -> bool:
+    """Whether a set that lies in the bucket says the same; what cannot be read does not."""
+    if value is None:
+        return False
+    try:
+        held = codec.from_msgpack(InstrumentSet, value)
+    except codec.DecodeError:
+        return False
+    return held.market_date == market_date and held.instruments == members
 
 
 async def _snapshot(bus: Bus, bucket: str) -> dict[str, bytes]:

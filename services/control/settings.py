@@ -1,12 +1,17 @@
 """Settings of the control plane."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from libs.common.contracts.messages import Source
 from libs.common.settings import DatabaseSettings, EncryptionSettings, NatsSettings
+from services.control.domain.dumps import ALL_EXCHANGES
+
+_EXCHANGE: Final = re.compile(r"[A-Z]{2,8}")
+_EXCHANGES_MAX: Final = 16
 
 
 class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
@@ -39,6 +44,12 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
             delays, up to this.
         login_attempts_per_day: Logins of an account in one session day (06:05 to 06:05 IST) at
             most.
+        instrument_exchanges: Whose instruments are loaded, one download each; `all` is one
+            download of everything Kite has.
+        instrument_refresh_hours: Instruments are loaded again when they are this old by the
+            market's clock, besides every new day and every 08:30 Indian time.
+        instrument_max_shrinkage: Share of its rows that an exchange may lose from one dump to the
+            next; one that lost more keeps those it had.
     """
 
     kite_accounts: str = ""
@@ -61,6 +72,9 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
     login_min_interval_seconds: float = Field(default=30.0, ge=1.0, le=86_400)
     login_retry_ceiling_seconds: float = Field(default=300.0, ge=1.0, le=3600)
     login_attempts_per_day: int = Field(default=60, ge=1, le=1000)
+    instrument_exchanges: Annotated[tuple[str, ...], NoDecode] = ("NSE", "NFO", "BSE", "BFO")
+    instrument_refresh_hours: float = Field(default=12.0, ge=0.25, le=24.0)
+    instrument_max_shrinkage: float = Field(default=0.5, ge=0.0, le=1.0)
 
     @field_validator("underlyings", mode="before")
     @classmethod
@@ -68,6 +82,22 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
         if isinstance(value, str):
             return tuple(dict.fromkeys(p.strip().upper() for p in value.split(",") if p.strip()))
         return value
+
+    @field_validator("instrument_exchanges", mode="before")
+    @classmethod
+    def _read_exchanges(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.strip().lower() == ALL_EXCHANGES:
+            return (ALL_EXCHANGES,)
+        names = tuple(dict.fromkeys(p.strip().upper() for p in value.split(",") if p.strip()))
+        wrong = [name for name in names if not _EXCHANGE.fullmatch(name)]
+        if wrong or not 0 < len(names) <= _EXCHANGES_MAX:
+            raise ValueError(
+                f"INSTRUMENT_EXCHANGES: {value!r} must be all, or 1 to {_EXCHANGES_MAX} names of"
+                " exchanges such as NSE,NFO,BSE,BFO"
+            )
+        return names
 
     @model_validator(mode="after")
     def _check(self) -> "ControlSettings":

@@ -26,7 +26,7 @@ from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
 from services.gateway.routes import accounts as account_routes
-from services.gateway.routes import page, rest, ticks
+from services.gateway.routes import instruments, page, rest, ticks
 from services.gateway.settings import GatewaySettings
 from services.gateway.wire import GatewayProtocol, Wire
 
@@ -131,6 +131,7 @@ def application(
             *health.routes(),
             *rest.routes(catalog=catalog, state=state, settings=settings),
             *account_routes.routes(accounts=accounts, directory=directory, settings=settings),
+            *instruments.routes(catalog=catalog, settings=settings),
             *page.routes(assets),
         ],
         exception_handlers={**rest.ERROR_HANDLERS, **account_routes.ERROR_HANDLERS},

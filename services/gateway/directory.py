@@ -47,7 +47,9 @@ class Directory:
         self.feeds: dict[str, FeedStatus] = {}
         self.instruments_at_ns: int | None = None
         self._tokens_of: dict[str, frozenset[int]] = {}
-        self._known: set[int] = set()
+        # By token, whose set it is in: a token may move from one underlying to another, and the
+        # sets arrive one by one, in either order.
+        self._owner: dict[int, str] = {}
         self._account_of_key: dict[str, str] = {}
         self._mirrors = {
             "instruments": Mirror(bus, streams.INSTRUMENTS.name, self._instruments_changed),
@@ -69,7 +71,7 @@ class Directory:
     @property
     def instruments(self) -> int:
         """How many instruments exist today."""
-        return len(self._known)
+        return len(self._owner)
 
     def unknown(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Those that are in no dump of today.
@@ -77,9 +79,9 @@ class Directory:
         None, as long as no dump is there to judge by: a client that comes before control has
         loaded one gets its ticks as soon as they flow.
         """
-        if not self._known:
+        if not self._owner:
             return ()
-        return tuple(token for token in tokens if token not in self._known)
+        return tuple(token for token in tokens if token not in self._owner)
 
     def _instruments_changed(self, key: str, value: bytes | None) -> None:
         fresh: frozenset[int] = frozenset()
@@ -96,8 +98,10 @@ class Directory:
         stale = self._tokens_of.pop(key, frozenset())
         if fresh:
             self._tokens_of[key] = fresh
-        self._known -= stale - fresh
-        self._known |= fresh
+        for token in stale - fresh:
+            if self._owner.get(token) == key:
+                del self._owner[token]
+        self._owner.update(dict.fromkeys(fresh, key))
 
     def _plan_changed(self, key: str, value: bytes | None) -> None:
         self._keep(self.plans, AccountPlan, f"plan/{key}", value)

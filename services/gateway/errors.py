@@ -62,6 +62,20 @@ class BadParameterError(RejectedError):
         self.message = message
 
 
+class NotFoundError(RejectedError):
+    """What was asked for by name is not there: HTTP 404 with what is.
+
+    Attributes:
+        field: The parameter that names it.
+        message: For people.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
 class ApiKeyError(RejectedError):
     """The X-API-Key header is missing or wrong: HTTP 401."""
 

@@ -19,7 +19,9 @@ __all__ = [
     "DUMP_COLUMNS",
     "INDEX_UNDERLYINGS",
     "Dump",
+    "DumpEmptyError",
     "DumpError",
+    "DuplicateToken",
     "Instrument",
     "Kind",
     "OptionType",
@@ -116,6 +118,11 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lot_size: int
     tick_size: float
 
+    @property
+    def key(self) -> str:
+        """What names the contract for good, as quotes do: `NFO:NIFTY26NOV26000CE`."""
+        return f"{self.exchange}:{self.tradingsymbol}"
+
 
 class SkippedRow(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the dump that could not be used.
@@ -131,11 +138,38 @@ class SkippedRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class DuplicateToken(msgspec.Struct, frozen=True, kw_only=True):
+    """Two rows of one dump claim the same token; one of them was kept.
+
+    Attributes:
+        instrument_token: The token.
+        kept_line: Line of the row that counts; the header is line 1.
+        kept: Its `EXCHANGE:tradingsymbol`.
+        dropped_line: Line of the row that does not.
+        dropped: Its `EXCHANGE:tradingsymbol`.
+    """
+
+    instrument_token: int
+    kept_line: int
+    kept: str
+    dropped_line: int
+    dropped: str
+
+
 class Dump(msgspec.Struct, frozen=True, kw_only=True):
-    """A parsed dump: what is usable, and why the rest is not."""
+    """A parsed dump: what is usable, and why the rest is not.
+
+    Attributes:
+        instruments: Every usable row in file order, each token once.
+        skipped: Every row that could not be read, in file order.
+        duplicates: Every row that lost its token to another one.
+        is_truncated: The file ends in the middle of a row, so rows behind it are missing too.
+    """
 
     instruments: list[Instrument]
     skipped: list[SkippedRow]
+    duplicates: list[DuplicateToken] = []
+    is_truncated: bool = False
 
 
 class DumpError(RejectedError):
@@ -152,6 +186,10 @@ class DumpError(RejectedError):
     def __str__(self) -> str:
         """The reason, with its subject."""
         return f"instrument dump is unusable: {self.reason}"
+
+
+class DumpEmptyError(DumpError):
+    """There is nothing in it at all, not even a header."""
 
 
 class _RowError(Exception):
@@ -211,36 +249,61 @@ def underlying_of_symbol(
 def parse_dump(csv_bytes: bytes) -> Dump:
     """Parse Kite's instrument dump.
 
-    A few tenths of a second per 100 000 rows: run it off the event loop.
+    A quarter of a second per 100 000 rows: run it off the event loop.
 
     Args:
         csv_bytes: The decompressed body of `GET /instruments`: UTF-8 CSV with a header that
             names at least ``DUMP_COLUMNS``, in any order.
 
     Returns:
-        Every usable row in file order, and every skipped row with the reason. A token seen
-        twice keeps its first row.
+        Every usable row in file order, and every other row with the reason. Of two rows with one
+        token the contract that lives longer counts, else the first: a token is given away again
+        after expiry, and then the dead contract is the one that is wrong.
 
     Raises:
         DumpError: Nothing in it can be used: empty, compressed, not a CSV with the columns.
     """
     if not csv_bytes.strip():
-        raise DumpError("it is empty")
+        raise DumpEmptyError("it is empty")
     if csv_bytes.startswith(_GZIP_MAGIC):
         raise DumpError("it is still gzip-compressed; decompress the body first")
     # A broken character costs its row a strange name, not the day its dump.
     lines = csv_bytes.decode("utf-8-sig", errors="replace").split("\n")
     reader = _RowReader(lines[0])
-    instruments: list[Instrument] = []
+    rows = _Rows()
     skipped: list[SkippedRow] = []
+    # What follows the last newline; nothing in a dump that came whole.
+    tail = lines.pop().removesuffix("\r") if len(lines) > 1 else ""
     for number, line in enumerate(lines[1:], start=2):
         if not line or line == "\r":
             continue
         try:
-            instruments.append(reader.read(line.removesuffix("\r"), number))
+            rows.add(reader.read(line.removesuffix("\r")), number)
         except _RowError as error:
             skipped.append(SkippedRow(line=number, field=error.field, reason=error.reason))
-    return Dump(instruments=instruments, skipped=skipped)
+    is_truncated = False
+    if tail:
+        number = len(lines) + 1
+        try:
+            last = reader.read(tail)
+        except _RowError as error:
+            is_truncated = True
+            skipped.append(SkippedRow(line=number, field=error.field, reason=error.reason))
+        else:
+            # A writer may leave the last newline out, but a cut may also fall into the last cell,
+            # where it leaves a row that looks whole and lies nowhere: exchange "NF".
+            is_truncated = bool(rows.instruments) and not rows.knows_exchange(last.exchange)
+            if is_truncated:
+                reason = f"{last.exchange!r} is of no other row: the file is cut off here"
+                skipped.append(SkippedRow(line=number, field="exchange", reason=reason))
+            else:
+                rows.add(last, number)
+    return Dump(
+        instruments=rows.instruments,
+        skipped=skipped,
+        duplicates=rows.duplicates,
+        is_truncated=is_truncated,
+    )
 
 
 def to_dump_csv(
@@ -291,6 +354,41 @@ class _Memo(dict[str, _T]):
         return value
 
 
+class _Rows:
+    """Collects the rows of one dump, each token once; an unreadable row claims no token."""
+
+    def __init__(self) -> None:
+        self.instruments: list[Instrument] = []
+        self.duplicates: list[DuplicateToken] = []
+        self._lines: list[int] = []
+        self._position_of: dict[int, int] = {}
+
+    def knows_exchange(self, exchange: str) -> bool:
+        """Whether a row of this exchange was collected."""
+        return any(item.exchange == exchange for item in reversed(self.instruments))
+
+    def add(self, item: Instrument, line: int) -> None:
+        """Take one row."""
+        position = self._position_of.setdefault(item.instrument_token, len(self.instruments))
+        if position == len(self.instruments):
+            self.instruments.append(item)
+            self._lines.append(line)
+            return
+        first, first_line = self.instruments[position], self._lines[position]
+        if first.expiry is not None and item.expiry is not None and item.expiry > first.expiry:
+            self.instruments[position], self._lines[position] = item, line
+            item, line, first, first_line = first, first_line, item, line
+        self.duplicates.append(
+            DuplicateToken(
+                instrument_token=first.instrument_token,
+                kept_line=first_line,
+                kept=first.key,
+                dropped_line=line,
+                dropped=item.key,
+            )
+        )
+
+
 class _RowReader:
     """Reads row after row of one dump; equal cells share one value."""
 
@@ -303,14 +401,13 @@ class _RowReader:
             raise DumpError(f"the header lacks {', '.join(missing)}; it starts with {start!r}")
         self._width = len(header)
         self._pick = operator.itemgetter(*(positions[name] for name in DUMP_COLUMNS))
-        self._line_of_token: dict[int, int] = {}
         self._texts = _Memo(str.strip)
         self._days = _Memo(_day)
         self._strikes = _Memo(_strike)
         self._lots = _Memo(lambda text: _whole(text, "lot_size"))
         self._ticks = _Memo(lambda text: _amount(text, "tick_size"))
 
-    def read(self, line: str, number: int) -> Instrument:
+    def read(self, line: str) -> Instrument:
         """Read one row, or raise ``_RowError``."""
         cells = self._pick(self._cells(line))
         token_text, exchange_token, symbol, name, _, expiry, strike = cells[:7]
@@ -336,7 +433,7 @@ class _RowReader:
                 raise _RowError("name", f"is empty, and {symbol!r} does not tell the underlying")
         else:
             underlying = INDEX_UNDERLYINGS.get((exchange, symbol), symbol)
-        instrument = Instrument(
+        return Instrument(
             instrument_token=token,
             exchange_token=_whole(exchange_token, "exchange_token"),
             tradingsymbol=symbol,
@@ -351,11 +448,6 @@ class _RowReader:
             lot_size=self._lots[lot_size],
             tick_size=self._ticks[tick_size],
         )
-        # Last, so that an unusable row does not claim the token of a good one below it.
-        first = self._line_of_token.setdefault(token, number)
-        if first != number:
-            raise _RowError("instrument_token", f"{token} is already taken by line {first}")
-        return instrument
 
     def _cells(self, line: str) -> list[str]:
         # No cell of a dump spans lines, so a stray quote must not swallow the rows below it:

@@ -12,6 +12,10 @@ class KiteUnavailableError(RetryableError):
         self.reason = reason
 
 
+class KiteTruncatedError(KiteUnavailableError):
+    """The answer ended before its end: what came of it must not be taken for all of it."""
+
+
 class KiteRateLimitedError(RetryableError):
     """The limiter refused the call (429): nothing was done, wait for the next second."""
 

@@ -1,8 +1,7 @@
-"""Read-only REST: health of the fleet, instruments, chains and subscriptions."""
+"""Read-only REST: health of the fleet, chains and subscriptions; and what all of REST shares."""
 
 import hmac
 from collections.abc import Awaitable, Callable
-from datetime import date
 from typing import Any
 
 import orjson
@@ -14,15 +13,26 @@ from starlette.routing import Route
 from libs.common import logs
 from libs.common.domain.instruments import Kind
 from services.gateway.catalog import Catalog, Filter, Page
-from services.gateway.errors import ApiKeyError, BadParameterError, CatalogUnavailableError
+from services.gateway.domain.parameters import (
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    NAME_LENGTH_MAX,
+    OFFSET_MAX,
+    read_choice,
+    read_date,
+    read_name,
+    read_whole,
+)
+from services.gateway.errors import (
+    ApiKeyError,
+    BadParameterError,
+    CatalogUnavailableError,
+    NotFoundError,
+)
 from services.gateway.fleet_state import FleetState
 from services.gateway.identity import dev_token
 from services.gateway.settings import GatewaySettings
 
-LIMIT_DEFAULT = 100
-LIMIT_MAX = 1000
-OFFSET_MAX = 2**31
-_NAME_LENGTH_MAX = 64
 _PAGING = frozenset({"limit", "offset"})
 _FILTERS = frozenset({"underlying", "expiry", "kind"})
 
@@ -66,10 +76,6 @@ def routes(*, catalog: Catalog, state: FleetState, settings: GatewaySettings) ->
             require_key(request)
         return JsonResponse(state.health())
 
-    async def instruments(request: Request) -> Response:
-        require_key(request)
-        return _paged(await catalog.instruments(read_filter(request, planned=True)))
-
     async def subscriptions(request: Request) -> Response:
         require_key(request)
         return _paged(await catalog.subscriptions(read_filter(request)))
@@ -81,7 +87,6 @@ def routes(*, catalog: Catalog, state: FleetState, settings: GatewaySettings) ->
 
     found = [
         Route("/health", health),
-        Route("/instruments", instruments),
         Route("/subscriptions", subscriptions),
         Route("/chains", chains),
     ]
@@ -110,63 +115,29 @@ def key_check(settings: GatewaySettings) -> Callable[[Request], None]:
     return check
 
 
-def read_filter(request: Request, *, planned: bool = False) -> Filter:
+def read_filter(request: Request) -> Filter:
     """Read the query's parameters.
-
-    Args:
-        request: The request.
-        planned: Whether `planned` may be given.
 
     Raises:
         BadParameterError: Names the parameter.
     """
-    _refuse_unknown(request, _FILTERS | _PAGING | ({"planned"} if planned else set()))
+    _refuse_unknown(request, _FILTERS | _PAGING)
     query = request.query_params
-    underlying = query.get("underlying")
-    if underlying is not None and not (
-        0 < len(underlying) <= _NAME_LENGTH_MAX and underlying.isprintable()
-    ):
-        raise BadParameterError("underlying", f"must be a name of 1 to {_NAME_LENGTH_MAX} letters")
-    kind = query.get("kind")
-    if kind is not None and kind not in list(Kind):
-        raise BadParameterError("kind", f"must be one of {', '.join(Kind)}")
-    flag = query.get("planned")
-    if flag not in {None, "true", "false"}:
-        raise BadParameterError("planned", "must be true or false")
     return Filter(
-        underlying=underlying,
-        expiry=_read_date(query.get("expiry")),
-        kind=kind,
-        planned=None if flag is None else flag == "true",
-        limit=_read_int("limit", query.get("limit"), LIMIT_DEFAULT, 1, LIMIT_MAX),
-        offset=_read_int("offset", query.get("offset"), 0, 0, OFFSET_MAX),
+        underlying=read_name("underlying", query.get("underlying")),
+        expiry=read_date("expiry", query.get("expiry")),
+        kind=read_choice("kind", query.get("kind"), tuple(Kind)),
+        limit=read_whole("limit", query.get("limit"), default=LIMIT_DEFAULT, low=1, high=LIMIT_MAX),
+        offset=read_whole("offset", query.get("offset"), default=0, low=0, high=OFFSET_MAX),
     )
 
 
-def _refuse_unknown(request: Request, allowed: frozenset[str] | set[str]) -> None:
+def _refuse_unknown(request: Request, allowed: frozenset[str]) -> None:
     # A misspelt filter that is ignored gives wrong data with status 200.
     for name in request.query_params:
         if name not in allowed:
             known = ", ".join(sorted(allowed)) or "none"
-            raise BadParameterError(name[:_NAME_LENGTH_MAX], f"unknown parameter; known: {known}")
-
-
-def _read_date(text: str | None) -> date | None:
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise BadParameterError("expiry", "must be a date such as 2026-12-31") from error
-
-
-def _read_int(name: str, text: str | None, default: int, low: int, high: int) -> int:
-    if text is None:
-        return default
-    digits = text if text.isascii() and text.isdigit() and len(text) <= 10 else None
-    if digits is None or not low <= int(digits) <= high:
-        raise BadParameterError(name, f"must be a whole number from {low} to {high}")
-    return int(digits)
+            raise BadParameterError(name[:NAME_LENGTH_MAX], f"unknown parameter; known: {known}")
 
 
 def _paged(page: Page) -> JsonResponse:
@@ -184,6 +155,12 @@ async def _bad_parameter(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, BadParameterError)  # noqa: S101  # As above.
     return error_response(422, "bad_parameter", str(error), error.field)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, NotFoundError)  # noqa: S101  # As above.
+    return error_response(404, "not_found", str(error), error.field)
 
 
 async def _no_key(request: Request, error: Exception) -> Response:
@@ -204,6 +181,7 @@ async def _bug(request: Request, error: Exception) -> Response:
 ERROR_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
     HTTPException: _http_error,
     BadParameterError: _bad_parameter,
+    NotFoundError: _not_found,
     ApiKeyError: _no_key,
     CatalogUnavailableError: _no_catalog,
     Exception: _bug,

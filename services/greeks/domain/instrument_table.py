@@ -182,9 +182,10 @@ class InstrumentTable:
             item.instrument_token: item for item in update.instruments if self._can_expire(item)
         }
         self.undated += len(update.instruments) - len(wanted)
-        gone = self._tokens_of.get(underlying, frozenset()) - wanted.keys()
-        for token in gone:
+        held = self._tokens_of.get(underlying, frozenset())
+        for token in held - wanted.keys():
             del self._instruments[token]
+        self._take_from_others({t for t in wanted if t in self._instruments and t not in held})
         self._tokens_of[underlying] = frozenset(wanted)
         self._sorted = None
         if underlying not in self._underlying_ids:
@@ -228,6 +229,18 @@ class InstrumentTable:
                     underlying=underlying, revision=0, market_date=date.min, instruments=()
                 )
             )
+
+    def _take_from_others(self, tokens: set[int]) -> None:
+        """Tokens move to another underlying: what held them lets go of them now.
+
+        Its own next set, which may come later or never, must not take them away again.
+        """
+        if not tokens:
+            return
+        for name, held in self._tokens_of.items():
+            if not held.isdisjoint(tokens):
+                left = self._tokens_of[name] = held - tokens
+                self._group(name, [self._instruments[token] for token in left])
 
     def _can_expire(self, item: Instrument) -> bool:
         return item.expiry is None or self._instant(item.exchange, item.expiry) is not None

@@ -62,6 +62,11 @@ class LastValues:
         self._row[slots] = np.arange(slots.size)
         self._due[slots] = True
 
+    def forget(self, slots: Ints) -> None:
+        """These slots hold other contracts now: what was noted of the old ones is not theirs."""
+        self._lines[slots] = None
+        self._due[slots] = False
+
     def take(self, phase: int) -> Iterator[tuple[int, bytes]]:
         """Give out what is due in a turn, as (slot, line).
 
@@ -76,9 +81,12 @@ class LastValues:
         yield from self._give(np.flatnonzero(self._due))
 
     def _give(self, slots: Ints) -> Iterator[tuple[int, bytes]]:
-        rows = self._row[slots].tolist()
-        for slot, row in zip(slots.tolist(), rows, strict=True):
-            line = self._lines[slot].line(row)
+        for slot in slots.tolist():
+            # Looked up one by one: between two of them the caller may wait, and ticks are noted
+            # or forgotten meanwhile.
+            if not self._due[slot]:
+                continue
+            line = self._lines[slot].line(int(self._row[slot]))
             self._lines[slot] = None
             self._due[slot] = False
             yield slot, line

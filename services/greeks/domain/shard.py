@@ -138,7 +138,12 @@ class Shard:
         self._source: str | None = None
 
     def use_instruments(self, update: InstrumentSet) -> None:
-        """Take a new set of one underlying; prices of instruments that stay are kept."""
+        """Take a new set of one underlying; prices of instruments that stay are kept.
+
+        A token that means another contract now starts without a price and without a last value.
+        Its sequence goes on: on the wire it counts by token within an epoch, and one that began
+        anew would look like a repetition.
+        """
         reused = self.table.apply(update)
         self.book.grow(self.table.capacity)
         self.last_values.grow(self.table.capacity)
@@ -147,7 +152,9 @@ class Shard:
         self.bars.use_sources(update.underlying, self.table.bar_sources(update.underlying), reused)
         self.forwards.grow(len(self.table.expiries))
         if reused:
-            self.book.forget(np.array(reused))
+            slots = np.array(reused)
+            self.book.forget(slots)
+            self.last_values.forget(slots)
 
     def work(
         self, frames: Sequence[Frame], *, conflate: bool, tally: Tally

@@ -10,6 +10,7 @@ from libs.common.domain.instruments import (
     DUMP_COLUMNS,
     INDEX_UNDERLYINGS,
     DumpError,
+    DuplicateToken,
     Instrument,
     Kind,
     OptionType,
@@ -212,13 +213,69 @@ def test_cell_of_absurd_length_costs_its_own_row_only():
     assert skipped_field('1,1,"' + "A" * 200_000 + '",X,0,,0,0.05,1,EQ,NSE,NSE') == "row"
 
 
-def test_second_row_of_a_token_is_reported():
+def test_second_row_of_a_token_is_dropped_and_both_lines_are_told():
     other = OPTION_ROW.replace("26000CE", "26100CE")
-    dump = parse_dump(dump_of(OPTION_ROW, other))
+    dump = parse_dump(dump_of("", OPTION_ROW, other))
+    assert (dump.instruments, dump.skipped) == ([OPTION], [])
+    assert dump.duplicates == [
+        DuplicateToken(
+            instrument_token=OPTION.instrument_token,
+            kept_line=3,
+            kept="NFO:NIFTY26NOV26000CE",
+            dropped_line=4,
+            dropped="NFO:NIFTY26NOV26100CE",
+        )
+    ]
+
+
+@pytest.mark.parametrize("living_first", [True, False])
+def test_of_two_rows_of_a_token_the_contract_that_lives_longer_counts(living_first):
+    living = OPTION_ROW.replace("2026-11-23", "2026-12-29").replace("26NOV", "26DEC")
+    behind = "7,1,ABC,ABC,0,,0,0.05,1,EQ,NSE,NSE"
+    rows = (living, OPTION_ROW) if living_first else (OPTION_ROW, living)
+    dump = parse_dump(dump_of(*rows, behind))
+    assert [item.tradingsymbol for item in dump.instruments] == ["NIFTY26DEC26000CE", "ABC"]
+    (pair,) = dump.duplicates
+    assert (pair.kept_line, pair.dropped_line) == ((2, 3) if living_first else (3, 2))
+    assert (pair.kept, pair.dropped) == ("NFO:NIFTY26DEC26000CE", "NFO:NIFTY26NOV26000CE")
+
+
+@given(cut=st.data())
+def test_file_that_is_cut_inside_a_row_is_truncated(cut):
+    second = OPTION_ROW.replace("10240002", "10240258").replace("26000CE", "26100CE")
+    whole = dump_of(OPTION_ROW, second)
+    first_end = whole.index(b"\n", len(HEADER) + 1) + 1
+    at = cut.draw(st.integers(first_end + 1, len(whole) - 2))
+    dump = parse_dump(whole[:at])
+    assert dump.is_truncated
     assert dump.instruments == [OPTION]
-    (skipped,) = dump.skipped
-    assert (skipped.line, skipped.field) == (3, "instrument_token")
-    assert "line 2" in skipped.reason
+    assert [row.line for row in dump.skipped] == [3]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_last_newline_may_be_missing(end):
+    dump = parse_dump((HEADER + "\n" + OPTION_ROW + end).encode())
+    assert (dump.instruments, dump.is_truncated) == ([OPTION], False)
+
+
+def test_bad_row_at_the_end_is_no_cut():
+    dump = parse_dump(dump_of(OPTION_ROW, "1,2,3"))
+    assert (len(dump.skipped), dump.is_truncated) == (1, False)
+
+
+@given(
+    items=st.lists(instruments(), unique_by=lambda item: item.instrument_token, max_size=6),
+    at=st.floats(0, 1),
+)
+def test_any_beginning_of_a_dump_gives_a_beginning_of_its_rows(items, at):
+    whole = to_dump_csv(items)
+    try:
+        dump = parse_dump(whole[: int(len(whole) * at)])
+    except DumpError:
+        return
+    rows = dump.instruments
+    # A cut inside the last cell may leave a row of its own that names another exchange.
+    assert rows[:-1] == items[: max(0, len(rows) - 1)]
 
 
 def test_unusable_row_does_not_claim_its_token():

@@ -51,3 +51,22 @@ def test_growing_keeps_what_is_due():
     values.note(np.array([99]), b"z\n")
     assert list(values.take(3)) == [(3, b"a")]
     assert list(values.take(99)) == [(99, b"z")]
+
+
+def test_forgotten_slot_has_nothing_to_give_and_the_others_do():
+    values = LastValues(SLOTS)
+    values.note(np.array([1, 2, 3]), payload([1, 2, 3], 0))
+    values.forget(np.array([2]))
+    assert [slot for slot, _ in values.take_all()] == [1, 3]
+    values.note(np.array([2]), payload([2], 1))
+    assert list(values.take_all()) == [(2, b"2@1")]
+
+
+def test_what_changes_between_two_values_is_given_as_it_is_then():
+    values = LastValues(SLOTS)
+    values.note(np.array([1, 2, 3, 4]), payload([1, 2, 3, 4], 0))
+    giving = values.take_all()
+    assert next(giving) == (1, b"1@0")
+    values.note(np.array([3, 2]), payload([3, 2], 1))
+    values.forget(np.array([4]))
+    assert list(giving) == [(2, b"2@1"), (3, b"3@1")]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from libs.common.contracts import codec
 from libs.common.contracts.messages import Forward, Tick
+from libs.common.domain.instruments import OptionType
 from libs.common.domain.market_calendar import CALENDAR
 from libs.common.kite.frames import frame_of
 from services.greeks.domain import pricing
@@ -338,6 +339,63 @@ def test_a_reused_token_forgets_the_price_of_the_contract_before_it():
     )
     shard.use_instruments(changed.instrument_set(revision=2))
     assert math.isnan(shard.book.last_price[slot])
+
+
+def test_a_reused_token_carries_nothing_of_the_old_contract_but_its_sequence():
+    market = FakeMarket(strikes_each_side=2, expiries=(NEAR,))
+    shard = shard_of(market)
+    item = option(market, 24_500.0, "CE")
+    slot = shard.table.slot_of(item.instrument_token)
+    [before] = work(shard, market.frame([item]))
+    assert before.ohlc is not None
+    changed = FakeMarket(strikes_each_side=2, expiries=(NEAR,))
+    at = changed.instruments.index(item)
+    changed.instruments[at] = changed._instrument(
+        item.instrument_token, "NIFTY26D0126000PE", item.kind, FAR, 26_000.0, OptionType.PUT
+    )
+    shard.use_instruments(changed.instrument_set(revision=2))
+    assert shard.table.slot_of(item.instrument_token) == slot
+    assert list(shard.last_values.take_all()) == [], "the old contract's tick"
+    assert math.isnan(shard.book.last_price[slot])
+    assert math.isnan(shard.book.iv[slot])
+    assert (shard.book.oi[slot], shard.book.seen_s[slot]) == (-1, -math.inf)
+    [after] = work(shard, frame_of(market.ltp([item])))
+    assert (after.tradingsymbol, after.expiry, after.strike) == ("NIFTY26D0126000PE", FAR, 26_000.0)
+    assert (after.ohlc, after.oi, after.bid, after.volume) == (None, None, None, None)
+    assert after.seq == before.seq + 1
+    near, far = (e for e in shard.table.expiries if e.day in {NEAR, FAR})
+    assert slot not in near.calls
+    assert far.puts.tolist() == [slot]
+
+
+@pytest.mark.parametrize("new_owner_first", [True, False])
+def test_a_token_that_moves_to_another_underlying_is_known_in_either_order(new_owner_first):
+    here = FakeMarket(strikes_each_side=2, expiries=(NEAR,))
+    there = FakeMarket("BANKNIFTY", 58_000.0, 100.0, 2, expiries=(NEAR,), first_token=50_000)
+    shard = shard_of(here, there)
+    moved = option(here, 24_500.0, "CE")
+    slot = shard.table.slot_of(moved.instrument_token)
+    work(shard, here.frame([moved]))
+    here.instruments.remove(moved)
+    there.instruments.append(
+        there._instrument(
+            moved.instrument_token, "BANKNIFTY58000X", moved.kind, NEAR, 58_050.0, OptionType.CALL
+        )
+    )
+    order = [there, here] if new_owner_first else [here, there]
+    for market in order:
+        shard.use_instruments(market.instrument_set(revision=2))
+    assert shard.table.slot_of(moved.instrument_token) == slot
+    assert len(shard.table) == len(here.instruments) + len(there.instruments)
+    assert list(shard.last_values.take_all()) == []
+    ladders = {e.underlying: e for e in shard.table.expiries}
+    assert slot not in ladders["NIFTY"].calls
+    assert slot in ladders["BANKNIFTY"].calls
+    [tick] = work(shard, frame_of(there.ltp([moved])))
+    assert (tick.underlying, tick.tradingsymbol) == ("BANKNIFTY", "BANKNIFTY58000X")
+    # The underlying that lost it may vanish altogether, and takes nothing along.
+    shard.table.forget("NIFTY")
+    assert shard.table.slot_of(moved.instrument_token) == slot
 
 
 def test_a_change_between_live_and_simulated_data_forgets_all_prices():
