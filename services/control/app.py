@@ -17,6 +17,7 @@ from libs.common.lifecycle import Lifecycle
 from services.control import metrics, schema
 from services.control.domain import accounts
 from services.control.leader import Leader
+from services.control.planning import Mirrors
 from services.control.sessions import Sessions
 from services.control.settings import ControlSettings
 
@@ -46,12 +47,15 @@ async def serve(settings: ControlSettings, life: Lifecycle) -> None:
         if not await schema.migrate(settings, database, life.stop):
             return
         migrated.set()
-        plans = Mirror(bus, streams.PLAN.name)
-        status = Mirror(bus, streams.STATUS.name)
-        life.spawn(plans.run(life.stop), name="plans")
-        life.spawn(status.run(life.stop), name="status-mirror")
-        await plans.ready()
-        await status.ready()
+        mirrors = Mirrors(
+            plans=Mirror(bus, streams.PLAN.name),
+            status=Mirror(bus, streams.STATUS.name),
+            leases=Mirror(bus, streams.LEASES_ACCOUNTS.name),
+            coverage=Mirror(bus, streams.COVERAGE.name),
+        )
+        for mirror in (mirrors.plans, mirrors.status, mirrors.leases, mirrors.coverage):
+            life.spawn(mirror.run(life.stop), name=f"mirror-{mirror.bucket}")
+            await mirror.ready()
 
         minter = TotpSessionMinter(
             login_root=settings.kite_login_url, api_root=settings.kite_api_url
@@ -59,7 +63,7 @@ async def serve(settings: ControlSettings, life: Lifecycle) -> None:
 
         def new_term() -> Leader:
             sessions = Sessions(bus, settings, minter, found.accounts)
-            return Leader(bus, database, sessions, settings, plans=plans, status=status)
+            return Leader(bus, database, sessions, settings, mirrors=mirrors)
 
         terms = Terms(new_term, worker=settings.worker_id, life=life)
         leases = LeaseHolder(
@@ -99,6 +103,7 @@ class Terms:
         leader = self._new_leader()
         self._tasks = [
             self._life.spawn(leader.run(stop), name="leader", may_end=True),
+            self._life.spawn(leader.planning.run(stop), name="planning", may_end=True),
             self._life.spawn(leader.report(self._worker, stop), name="status", may_end=True),
         ]
 

@@ -27,6 +27,10 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
         plan_interval_seconds: How often prices are read and the plan is made anew; Kite allows
             one quote call a second.
         login_min_interval_seconds: An account is logged in at most this often.
+        account_lost_grace_seconds: An account without a lease holder, or with a dead session, for
+            so long is lost: its instruments move to the others.
+        account_return_hold_seconds: A lost account must be well for so long before its instruments
+            come back.
     """
 
     kite_accounts: str = ""
@@ -41,6 +45,8 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
     ws_connections_per_account: int = Field(default=3, ge=1, le=3)
     plan_interval_seconds: float = Field(default=5.0, ge=1.0, le=3600)
     login_min_interval_seconds: float = Field(default=30.0, ge=1.0, le=86_400)
+    account_lost_grace_seconds: float = Field(default=3.0, ge=0.0, le=3600)
+    account_return_hold_seconds: float = Field(default=60.0, ge=0.0, le=86_400)
 
     @field_validator("underlyings", mode="before")
     @classmethod
