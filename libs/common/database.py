@@ -26,7 +26,8 @@ class DatabaseUnavailableError(RetryableError):
         self.reason = reason
 
 
-# What a connection raises when the server is away, restarting or refusing.
+# What a connection raises when the server is away, restarting or refusing, or gave up one of two
+# transactions that waited for each other.
 UNAVAILABLE = (
     OSError,
     TimeoutError,
@@ -35,6 +36,7 @@ UNAVAILABLE = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.DeadlockDetectedError,
     asyncpg.InterfaceError,
 )
 

@@ -21,6 +21,7 @@ from services.control.account_commands import AccountCommands
 from services.control.account_sources import AccountSources
 from services.control.account_store import AccountStore
 from services.control.leader import Leader
+from services.control.planning import Mirrors
 from services.control.sessions import Sessions
 from services.control.settings import ControlSettings
 
@@ -46,16 +47,23 @@ async def serve(settings: ControlSettings, life: Lifecycle) -> None:
         if not await schema.migrate(settings, database, life.stop):
             return
         migrated.set()
-        plans = Mirror(bus, streams.PLAN.name)
-        status = Mirror(bus, streams.STATUS.name)
+        mirrors = Mirrors(
+            plans=Mirror(bus, streams.PLAN.name),
+            status=Mirror(bus, streams.STATUS.name),
+            leases=Mirror(bus, streams.LEASES_ACCOUNTS.name),
+            coverage=Mirror(bus, streams.COVERAGE.name),
+        )
         states = Mirror(bus, streams.ACCOUNTS.name)
         health.add("accounts", lambda: account_trouble(states))
-        life.spawn(plans.run(life.stop), name="plans")
-        life.spawn(status.run(life.stop), name="status-mirror")
-        life.spawn(states.run(life.stop), name="accounts-mirror")
-        await plans.ready()
-        await status.ready()
-        await states.ready()
+        for mirror in (
+            mirrors.plans,
+            mirrors.status,
+            mirrors.leases,
+            mirrors.coverage,
+            states,
+        ):
+            life.spawn(mirror.run(life.stop), name=f"mirror-{mirror.bucket}")
+            await mirror.ready()
 
         roots = {"login_root": settings.kite_login_url, "api_root": settings.kite_api_url}
         minter, desk = TotpSessionMinter(**roots), KiteTokenDesk(**roots)
@@ -72,7 +80,7 @@ async def serve(settings: ControlSettings, life: Lifecycle) -> None:
                 is_leading=lease.is_valid,
             )
             return Term(
-                leader=Leader(bus, database, sessions, settings, plans=plans, status=status),
+                leader=Leader(bus, database, sessions, settings, mirrors=mirrors),
                 commands=AccountCommands(bus, store, sessions),
             )
 
@@ -147,6 +155,7 @@ class Terms:
         term = self._new_term(lease)
         self._tasks = [
             self._life.spawn(term.leader.run(stop), name="leader", may_end=True),
+            self._life.spawn(term.leader.planning.run(stop), name="planning", may_end=True),
             self._life.spawn(term.leader.report(self._worker, stop), name="status", may_end=True),
             self._life.spawn(term.commands.run(stop), name="account-commands", may_end=True),
         ]

@@ -3,12 +3,12 @@
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping
-from datetime import date, datetime
+from datetime import datetime
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
 from libs.common.bus.errors import BusUnavailableError
-from libs.common.bus.kv import Bucket, Mirror
+from libs.common.bus.kv import Bucket
 from libs.common.contracts import codec, streams
 from libs.common.contracts.messages import ControlStatus, FeedStatus, Source
 from libs.common.database import Database
@@ -18,10 +18,11 @@ from libs.common.errors import RejectedError, RetryableError
 from libs.common.kite.errors import KiteTokenError
 from libs.common.kite.rest import KiteRest, quote_time
 from libs.common.lifecycle import sleep_unless
-from services.control import metrics, plan_store
-from services.control.domain import planner, windows
+from services.control import metrics
+from services.control.domain import windows
 from services.control.errors import DumpUnusableError, NoSessionError
 from services.control.instrument_loader import InstrumentLoader
+from services.control.planning import Market, Mirrors, Planning
 from services.control.sessions import Sessions
 from services.control.settings import ControlSettings
 
@@ -50,8 +51,10 @@ class Leader:
         database: PostgreSQL.
         sessions: The accounts.
         settings: What to stream and how often to look.
-        plans: Mirror of the bucket `plan`; it must be ready.
-        status: Mirror of the bucket `status`; it must be ready.
+        mirrors: The buckets it reads; they must be ready.
+
+    Attributes:
+        planning: Makes the plan; its `run` belongs to the term as the leader's own does.
     """
 
     def __init__(
@@ -61,23 +64,23 @@ class Leader:
         sessions: Sessions,
         settings: ControlSettings,
         *,
-        plans: Mirror,
-        status: Mirror,
+        mirrors: Mirrors,
     ) -> None:
         self._bus = bus
         self._database = database
         self._sessions = sessions
         self._settings = settings
-        self._status_mirror = status
+        self._status_mirror = mirrors.status
         self._status_bucket = Bucket(bus, streams.STATUS.name)
-        self._plans = plan_store.PlanStore(bus, database, plans)
+        self.planning = Planning(
+            bus, database, settings, mirrors=mirrors, capacities=sessions.capacities
+        )
         self._loader = InstrumentLoader(bus, database, settings, token_died=sessions.token_died)
         self._instruments: Mapping[int, Instrument] = {}
+        self._universe = windows.Universe(())
         self._chains: dict[str, windows.Chain] = {}
         self._prices: dict[str, float] = {}
-        self._centres: dict[str, dict[date, float]] = {}
         self._market_now: datetime | None = None
-        self._outcome: planner.Plan | None = None
         self._next_quote = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -111,12 +114,12 @@ class Leader:
     async def _round(self) -> bool:
         """One round; says whether there is a plan now."""
         everybody = await self._step("sessions", self._refresh_sessions())
-        if not everybody and self._outcome is None:
+        if not everybody and self.planning.outcome is None:
             # The first plan counts on every account that can be logged in: planning with half
             # of them would put everything on that half, and plans are sticky.
             return False
         if not await self._step("market", self._read_market()):
-            return self._outcome is not None
+            return self.planning.outcome is not None
         await self._step("instruments", self._load_instruments())
         if not self._chains:
             return False
@@ -192,10 +195,9 @@ class Leader:
         return True
 
     async def _take_instruments(self, instruments: Mapping[int, Instrument]) -> None:
-        self._chains = await asyncio.to_thread(
-            windows.chains, list(instruments.values()), self._settings.underlyings
-        )
         self._instruments = instruments
+        self._universe = await asyncio.to_thread(windows.Universe, instruments.values())
+        self._chains = self._universe.chains(self._settings.underlyings)
         unknown = [name for name in self._settings.underlyings if name not in self._chains]
         if unknown and instruments:
             log.warning(
@@ -233,49 +235,30 @@ class Leader:
                 self._prices[name] = float(price)
 
     async def _make_plan(self) -> bool:
-        now = self._now()
-        wanted: list[windows.Wanted] = await self._plans.explicit(self._instruments)
-        for name, chain in self._chains.items():
-            window = windows.window(
-                chain,
-                price=self._prices.get(name),
-                now=now,
-                expiries=self._settings.option_expiry_window,
-                otm_levels=self._settings.otm_levels,
-                previous=self._centres.get(name, {}),
+        return await self.planning.plan(
+            Market(
+                universe=self._universe,
+                chains=self._chains,
+                prices=self._prices,
+                now=self._now(),
             )
-            self._centres[name] = window.centres
-            wanted.extend(window.wanted)
-        self._outcome = planner.plan(wanted, self._sessions.capacities(), self._plans.slots())
-        metrics.PLANNED.set(len(self._outcome.slots))
-        metrics.UNPLACED.set(len(self._outcome.unplaced))
-        written = await self._plans.write(
-            self._outcome, self._sessions.usable(), planned_at_ns=time.time_ns()
         )
-        if written:
-            metrics.PLANS_TOTAL.inc()
-            for item in self._outcome.unplaced[:20]:
-                known = self._instruments.get(item.instrument_token)
-                log.warning(
-                    "plan.unplaced",
-                    instrument_token=item.instrument_token,
-                    tradingsymbol=known.tradingsymbol if known else None,
-                    reason=item.reason,
-                )
-        return True
 
     async def report(self, worker: str, stop: asyncio.Event) -> None:
         """Say every two seconds how the control plane fares."""
         while not await sleep_unless(stop, _STATUS_INTERVAL_SECONDS):
+            planning, dump = self.planning, self._loader.dump
             status = ControlStatus(
                 worker=worker,
-                plan_revision=self._plans.revision,
-                planned=len(self._outcome.slots) if self._outcome else 0,
-                unplaced=len(self._outcome.unplaced) if self._outcome else 0,
-                instruments=len(self._instruments),
-                instruments_revision=self._loader.dump.revision if self._loader.dump else 0,
-                market_date=self._loader.dump.market_date if self._loader.dump else None,
-                accounts=self._sessions.words(),
+                plan_revision=planning.revision,
+                planned=len(planning.outcome.slots) if planning.outcome else 0,
+                unplaced=planning.unplaced,
+                unplaced_names=planning.unplaced_names(),
+                away=planning.outcome.away if planning.outcome else 0,
+                instruments=len(self._universe.instruments),
+                instruments_revision=dump.revision if dump else 0,
+                market_date=dump.market_date if dump else None,
+                accounts=self._sessions.words() | planning.account_words(),
                 at_ns=time.time_ns(),
             )
             try:

@@ -50,6 +50,10 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
             market's clock, besides every new day and every 08:30 Indian time.
         instrument_max_shrinkage: Share of its rows that an exchange may lose from one dump to the
             next; one that lost more keeps those it had.
+        account_lost_grace_seconds: An account without a lease holder, or with a dead session, for
+            so long is lost: its instruments move to the others.
+        account_return_hold_seconds: A lost account must be well for so long before its instruments
+            come back.
     """
 
     kite_accounts: str = ""
@@ -75,6 +79,8 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
     instrument_exchanges: Annotated[tuple[str, ...], NoDecode] = ("NSE", "NFO", "BSE", "BFO")
     instrument_refresh_hours: float = Field(default=12.0, ge=0.25, le=24.0)
     instrument_max_shrinkage: float = Field(default=0.5, ge=0.0, le=1.0)
+    account_lost_grace_seconds: float = Field(default=3.0, ge=0.0, le=3600)
+    account_return_hold_seconds: float = Field(default=60.0, ge=0.0, le=86_400)
 
     @field_validator("underlyings", mode="before")
     @classmethod

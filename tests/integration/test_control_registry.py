@@ -1,4 +1,4 @@
-"""Control's stores on the real PostgreSQL and NATS: migrations, the swap, the plan's copy."""
+"""Control's registry on the real PostgreSQL and NATS: migrations, the swap, the bus."""
 
 import asyncio
 import contextlib
@@ -8,21 +8,17 @@ from datetime import date
 import pytest
 from pydantic import SecretStr
 
-from libs.common.bus.kv import Bucket, Mirror
+from libs.common.bus.kv import Bucket
 from libs.common.bus.provision import ensure
 from libs.common.contracts import codec, streams, subjects
-from libs.common.contracts.messages import InstrumentSet, Source, StreamMode
+from libs.common.contracts.messages import InstrumentSet, Source
 from libs.common.database import Database, DatabaseUnavailableError
 from libs.common.domain.instruments import Instrument, Kind
 from libs.common.settings import DatabaseSettings
 from services.control import registry, schema
-from services.control.domain import planner
-from services.control.domain.windows import Wanted
-from services.control.plan_store import PlanStore
 from services.fleet.loopback import free_ports
 from services.fleet.postgres_server import PostgresServer, usable_identity
 from services.fleet.supervisor import running as running_children
-from tests.integration.conftest import running
 
 pytestmark = pytest.mark.integration
 
@@ -134,58 +130,3 @@ async def test_instruments_on_the_bus_follow_the_dump(bus):
     assert held.instruments == tuple(instruments(2, underlying="M&M", first=100))
     await registry.publish(bus, instruments(3), revision=2, market_date=DAY)
     assert await bucket.get(subjects.escape("M&M")) is None
-
-
-async def test_plan_is_written_by_difference_and_copied_for_people(bus, tmp_path):
-    await ensure(bus, (), streams.BUCKETS)
-    mirror = Mirror(bus, streams.PLAN.name)
-    async with migrated(tmp_path / "pg") as (database, _), running(mirror.run):
-        await mirror.ready()
-        store = PlanStore(bus, database, mirror)
-        assert store.revision == 0
-        wanted = [
-            Wanted(
-                instrument_token=token, underlying="NIFTY", mode=StreamMode.FULL, reason="window"
-            )
-            for token in range(1, 120)
-        ]
-        capacities = [
-            planner.Capacity(account=name, connections=1, tokens_per_connection=100)
-            for name in ("a", "b")
-        ]
-        outcome = planner.plan(wanted, capacities, store.slots())
-        assert await store.write(outcome, ["a", "b"], planned_at_ns=1)
-        again = planner.plan(wanted, capacities, store.slots())
-        assert not await store.write(again, ["a", "b"], planned_at_ns=2)
-        assert store.revision == 1
-        async with database.acquire() as connection:
-            rows = await connection.fetch("SELECT * FROM plan_entries")
-        assert {row["instrument_token"] for row in rows} == set(range(1, 120))
-
-        fewer = planner.plan(wanted[:50], capacities[:1], store.slots())
-        assert await store.write(fewer, ["a"], planned_at_ns=3)
-        bucket = Bucket(bus, streams.PLAN.name)
-        assert await bucket.get("b") is None
-
-
-async def test_explicit_subscriptions_survive_the_database(bus, tmp_path):
-    await ensure(bus, (), streams.BUCKETS)
-    mirror = Mirror(bus, streams.PLAN.name)
-    known = {item.instrument_token: item for item in instruments(3)}
-    async with running(mirror.run):
-        await mirror.ready()
-        async with postgres(tmp_path / "pg") as server:
-            settings = DatabaseSettings(database_url=SecretStr(server.url))
-            async with Database.opened(settings) as database:
-                await schema.migrate(settings, database, asyncio.Event())
-                async with database.acquire() as connection:
-                    await connection.execute(
-                        "INSERT INTO instrument_subscriptions (instrument_token, tradingsymbol,"
-                        " segment, requested_mode) VALUES (2, 'NIFTY2', 'NSE', 'QUOTE'),"
-                        " (99, 'GONE', 'NSE', 'FULL')"
-                    )
-                store = PlanStore(bus, database, mirror)
-                wanted = await store.explicit(known)
-                assert [(w.instrument_token, w.mode) for w in wanted] == [(2, StreamMode.QUOTE)]
-        # The server is gone now, and the last known subscriptions hold.
-        assert await store.explicit(known) == wanted

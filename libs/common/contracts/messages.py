@@ -340,6 +340,13 @@ class ControlStatus(Message, frozen=True, kw_only=True):
     plan_revision: int
     planned: int
     unplaced: int
+    unplaced_names: Annotated[
+        dict[str, str],
+        Meta(description="instruments without a place, by name with the reason; the first hundred"),
+    ] = {}
+    away: Annotated[
+        int, Meta(description="instruments streamed by others until their account is back")
+    ] = 0
     instruments: int
     instruments_revision: int
     market_date: date | None = None
