@@ -110,6 +110,7 @@ class Sessions:
             if (
                 session.api_key == account.credentials.api_key
                 and session.ws_url == self._settings.kite_ws_url
+                and session.api_url == self._settings.kite_api_url
                 and session.source is self._settings.feed_source
             ):
                 account.session = session
@@ -170,6 +171,7 @@ class Sessions:
                 access_token=minted.access_token,
                 user_id=minted.user_id,
                 ws_url=self._settings.kite_ws_url,
+                api_url=self._settings.kite_api_url,
                 source=self._settings.feed_source,
                 minted_at_ns=time.time_ns(),
             )

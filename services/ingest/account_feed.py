@@ -88,6 +88,29 @@ class AccountFeed:
         self._session_changed.set()
         self._session_changed = asyncio.Event()
 
+    @property
+    def usable_session(self) -> KiteSession | None:
+        """The session in force, unless Kite has refused it."""
+        session = self._session
+        if session is None or session.minted_at_ns <= self._refused_minted_at_ns:
+            return None
+        return session
+
+    def refuse_session(self, minted_at_ns: int, reason: str) -> None:
+        """Kite refused the session of that time by REST: nothing new is tried with it.
+
+        A connection that stands stays; Kite closes it when it wants to.
+        """
+        if minted_at_ns <= self._refused_minted_at_ns:
+            return
+        self._refused_minted_at_ns = minted_at_ns
+        log.warning(
+            "session.refused",
+            account=self.account,
+            reason=reason,
+            remedy="waits for a session that was minted later",
+        )
+
     def request_stop(self) -> None:
         """Ask the feed to end."""
         self._stop.set()
@@ -258,5 +281,6 @@ class AccountFeed:
             plan_revision=self._plan.revision if self._plan is not None else 0,
             last_frame_ns=publisher.last_frame_ns,
             session_minted_at_ns=self._session.minted_at_ns if self._session else None,
+            session_refused=self._session is not None and self.usable_session is None,
             at_ns=time.time_ns(),
         )

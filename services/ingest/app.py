@@ -1,6 +1,7 @@
 """The flow of an ingest process: leases decide which accounts it feeds."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
@@ -15,6 +16,7 @@ from libs.common.health import Health
 from libs.common.kite.sessions import SessionSeal, SessionSealError
 from libs.common.lifecycle import Lifecycle, sleep_unless
 from services.ingest.account_feed import AccountFeed
+from services.ingest.requests import Requests
 from services.ingest.settings import IngestSettings
 
 STATUS_INTERVAL_SECONDS = 2.0
@@ -28,6 +30,8 @@ async def serve(settings: IngestSettings, life: Lifecycle) -> None:
     async with health.served(settings), Bus.open(settings, name=settings.worker_id) as bus:
         await ensure(bus, streams.STREAMS, streams.BUCKETS)
         feeds = FeedSet(bus, settings, life)
+        requests = Requests(bus, settings, feeds.held, feeds.accounts)
+        feeds.on_change = requests.poke
         beat = StreamHeartbeat(bus, subjects.frame_beat(settings.worker_id))
         leases = LeaseHolder(
             bus,
@@ -49,6 +53,7 @@ async def serve(settings: IngestSettings, life: Lifecycle) -> None:
         life.spawn(beat.run(life.stop), name="stream-heartbeat")
         life.spawn(leases.run(life.stop), name="leases")
         life.spawn(feeds.report(life.stop), name="status")
+        life.spawn(requests.run(life.stop), name="requests")
         await life.until_stopped()
 
 
@@ -59,6 +64,9 @@ class FeedSet:
         bus: The connection.
         settings: Settings of the process.
         life: Owns the feeds' tasks.
+
+    Attributes:
+        on_change: Called when an account, or its session, came or went.
     """
 
     def __init__(self, bus: Bus, settings: IngestSettings, life: Lifecycle) -> None:
@@ -68,6 +76,7 @@ class FeedSet:
         self._seal = SessionSeal(settings.account_encryption_key)
         self._status = Bucket(bus, streams.STATUS.name)
         self._feeds: dict[str, AccountFeed] = {}
+        self.on_change: Callable[[], None] = lambda: None
         self._plans: dict[str, AccountPlan] = {}
         self.plans = Mirror(bus, streams.PLAN.name, self._plan_changed)
         self.sessions = Mirror(bus, streams.KITE_SESSIONS.name, self._session_changed)
@@ -75,6 +84,10 @@ class FeedSet:
     def accounts(self) -> list[str]:
         """The accounts that exist, as the plan knows them; what the leases are about."""
         return sorted(self._plans)
+
+    def held(self) -> Mapping[str, AccountFeed]:
+        """The feeds of the accounts that this process holds now."""
+        return self._feeds
 
     def unready(self) -> str | None:
         """Why this process cannot feed, or None; a standby without accounts is ready."""
@@ -102,6 +115,7 @@ class FeedSet:
         feed = self._feeds.get(subjects.unescape(key))
         if feed is not None:
             self._give_session(feed)
+            self.on_change()
 
     def _give_session(self, feed: AccountFeed) -> None:
         sealed = self.sessions.get(subjects.escape(feed.account))
@@ -120,6 +134,7 @@ class FeedSet:
         feed.use_plan(self._plans.get(account))
         self._give_session(feed)
         self._feeds[account] = feed
+        self.on_change()
         self._life.spawn(feed.run(), name="feed", may_end=True)
         log.info("account.leased", account=account, epoch=lease.epoch)
 
@@ -128,6 +143,7 @@ class FeedSet:
         feed = self._feeds.pop(lease.resource, None)
         if feed is None:
             return
+        self.on_change()
         feed.request_stop()
         await feed.stopped()
         log.info("account.released", account=lease.resource, epoch=lease.epoch)

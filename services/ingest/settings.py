@@ -1,6 +1,6 @@
 """Settings of ingest."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from libs.common.settings import EncryptionSettings, NatsSettings
 
@@ -15,6 +15,15 @@ class IngestSettings(NatsSettings, EncryptionSettings):
         backoff_first_seconds: First step of the delay between attempts.
         backoff_ceiling_seconds: Largest step; small, so that a feed is back soon after the broker.
         rate_limited_backoff_seconds: Delay after a 429 at the handshake.
+        history_per_second: Candle calls that Kite allows per second and api_key.
+        quotes_per_second: Quote calls that Kite allows per second and api_key.
+        history_spare_per_second: Of the candle calls, left for other programs on the same key.
+        kite_call_seconds: Deadline of one call to Kite.
+        request_deadline_seconds: Who asks for candles or quotes gets each answer, or an error,
+            within this.
+        request_concurrency: Requests served at once; one more is refused as unavailable.
+        requests_waiting: Requests that may wait for a call, by account and kind.
+        request_stop_seconds: How long running requests may go on when the process stops.
     """
 
     silence_limit_seconds: float = Field(default=6.0, gt=0, le=60)
@@ -22,3 +31,20 @@ class IngestSettings(NatsSettings, EncryptionSettings):
     backoff_first_seconds: float = Field(default=0.25, gt=0, le=10)
     backoff_ceiling_seconds: float = Field(default=4.0, gt=0, le=300)
     rate_limited_backoff_seconds: float = Field(default=5.0, gt=0, le=600)
+    history_per_second: int = Field(default=3, ge=1, le=100)
+    quotes_per_second: int = Field(default=1, ge=1, le=100)
+    history_spare_per_second: int = Field(default=0, ge=0, le=99)
+    kite_call_seconds: float = Field(default=7.0, gt=0, le=60)
+    request_deadline_seconds: float = Field(default=20.0, gt=0, le=300)
+    request_concurrency: int = Field(default=32, ge=1, le=1_000)
+    requests_waiting: int = Field(default=32, ge=1, le=1_000)
+    request_stop_seconds: float = Field(default=3.0, ge=0, le=60)
+
+    @model_validator(mode="after")
+    def _check_calls(self) -> "IngestSettings":
+        if self.history_spare_per_second >= self.history_per_second:
+            raise ValueError(
+                "HISTORY_SPARE_PER_SECOND: must be less than HISTORY_PER_SECOND "
+                f"({self.history_per_second}), or no call is left"
+            )
+        return self

@@ -16,7 +16,8 @@ gaps = st.lists(st.integers(0, 2 * SECOND), min_size=1, max_size=200)
 def test_no_calendar_second_of_any_clock_exceeds_the_limit(limit, spare, skew, steps):
     spare = min(spare, limit - 1)
     limiter = CalendarLimiter(limit, spare=spare)
-    now, calls = 0, Counter()
+    now = 0
+    calls: Counter[int] = Counter()
     for step in steps:
         now += step
         if limiter.try_acquire(now) == 0:
