@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from libs.common.errors import FatalError, RejectedError
+from libs.common.errors import FatalError, RejectedError, RetryableError
 
 
 class UnsupportedPlatformError(FatalError):
@@ -82,3 +82,11 @@ class NoFleetError(RejectedError):
     def __init__(self, directory: Path, remedy: str) -> None:
         super().__init__(f"no fleet in data directory {directory}: {remedy}")
         self.directory = directory
+
+
+class FleetCannotAnswerError(RetryableError):
+    """The running fleet cannot serve a request now."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the fleet cannot answer: {reason}; see: tickfleet status")
+        self.reason = reason

@@ -1,20 +1,25 @@
 """Has the process make a call that holds another account."""
 
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
-from libs.common.bus.connection import Bus, BusMessage
-from libs.common.bus.errors import BusUnavailableError, NoResponderError, RequestTimeoutError
-from libs.common.bus.requests import request_stream
-from libs.common.contracts import codec, subjects
+from libs.common.bus import market_requests
+from libs.common.bus.connection import Bus
+from libs.common.bus.errors import (
+    BusUnavailableError,
+    IncompleteAnswerError,
+    NoResponderError,
+    RequestTimeoutError,
+    ServiceBusyError,
+    ServiceRefusedError,
+)
+from libs.common.contracts import codec
 from libs.common.contracts.messages import (
     Candle,
-    HistoryPart,
     HistoryRequest,
-    QuoteReply,
     QuoteRequest,
     RpcError,
 )
@@ -22,12 +27,12 @@ from services.ingest.domain import handover
 from services.ingest.domain.handover import Failure
 from services.ingest.errors import AccountFailedError, RequestError
 
-# An answer that is lost must not cost the caller's whole patience.
+# An answer that is due at once still has to travel.
 _SHORTEST_SECONDS = 0.1
 
 
 class RemoteDesks:
-    """Calls through the accounts of other processes, which answer at once or not at all.
+    """Calls through the accounts of other processes, which make them at once or not at all.
 
     Args:
         bus: The connection.
@@ -43,94 +48,75 @@ class RemoteDesks:
     ) -> list[Candle]:
         """Candles of one piece, whole or not at all.
 
+        Args:
+            account: With which.
+            tried: The accounts that could not, in order.
+            until: When an answer is of no use any more (`time.monotonic`).
+            request: Within what Kite gives at once.
+
         Raises:
             AccountFailedError: That account could not; another one may.
             RequestError: The request is wrong.
         """
+        seconds = self._seconds(until)
         candles: list[Candle] = []
-        subject = subjects.rpc_history_of(account)
-        async with self._asked(account, subject, codec.to_json(request), tried, until) as answers:
-            expected = 0
-            async for message in answers:
-                part = codec.from_json(HistoryPart, message.payload)
-                if part.error is not None:
-                    raise _error(account, part.error)
-                if part.part != expected:
-                    raise _failed(account, Failure.NO_ANSWER, "a part of its answer was lost")
-                expected += 1
-                candles.extend(part.candles)
+        with _sorted(account):
+            async with market_requests.history(
+                self._bus,
+                request,
+                account=account,
+                timeout_seconds=seconds,
+                headers=_headers(tried, seconds),
+            ) as parts:
+                async for part in parts:
+                    candles.extend(part.candles)
         return candles
 
     async def quotes(
         self, account: str, tried: Iterable[str], until: float, request: QuoteRequest
     ) -> dict[str, msgspec.Raw]:
-        """Quotes of one call.
-
-        Raises:
-            AccountFailedError: That account could not; another one may.
-            RequestError: The request is wrong.
-        """
-        subject = subjects.rpc_quote_of(account)
-        quotes: dict[str, msgspec.Raw] = {}
-        async with self._asked(account, subject, codec.to_json(request), tried, until) as answers:
-            async for message in answers:
-                reply = codec.from_json(QuoteReply, message.payload)
-                if reply.error is not None:
-                    raise _error(account, reply.error)
-                quotes = reply.quotes
-        return quotes
-
-    @asynccontextmanager
-    async def _asked(
-        self, account: str, subject: str, payload: bytes, tried: Iterable[str], until: float
-    ) -> AsyncIterator[AsyncIterator[BusMessage]]:
-        seconds = max(min(self._answer_seconds, until - time.monotonic()), _SHORTEST_SECONDS)
-        headers = {
-            # Its presence alone says: answer at once. Before any attempt it names nobody.
-            codec.HEADER_TRIED: handover.tried_header(tried),
-            codec.HEADER_TIMEOUT_SECONDS: f"{seconds:.3f}",
-        }
-        try:
-            async with request_stream(
+        """Quotes of one call; see `candles`."""
+        seconds = self._seconds(until)
+        with _sorted(account):
+            reply = await market_requests.quotes(
                 self._bus,
-                subject,
-                payload,
-                is_last=_is_last,
+                request,
+                account=account,
                 timeout_seconds=seconds,
-                headers=headers,
-            ) as answers:
-                yield answers
-        except NoResponderError as error:
-            raise _failed(account, Failure.NO_RESPONDER) from error
-        except RequestTimeoutError as error:
-            raise _failed(account, Failure.NO_ANSWER, str(error)) from error
-        except BusUnavailableError as error:
-            raise _failed(account, Failure.UNAVAILABLE, error.reason) from error
-        except codec.DecodeError as error:
-            raise _failed(account, Failure.NO_ANSWER, str(error)) from error
+                headers=_headers(tried, seconds),
+            )
+        return reply.quotes
+
+    def _seconds(self, until: float) -> float:
+        return max(min(self._answer_seconds, until - time.monotonic()), _SHORTEST_SECONDS)
 
 
-class _Ending(msgspec.Struct):
-    # A QuoteReply has no such field: it is a whole answer.
-    last: bool = True
+def _headers(tried: Iterable[str], seconds: float) -> dict[str, str]:
+    return {
+        # Its presence alone says: now or not at all. Before any attempt it names nobody.
+        codec.HEADER_TRIED: handover.tried_header(tried),
+        codec.HEADER_TIMEOUT_SECONDS: f"{seconds:.3f}",
+    }
 
 
-_ENDINGS = msgspec.json.Decoder(_Ending)
-
-
-def _is_last(message: BusMessage) -> bool:
+@contextmanager
+def _sorted(account: str) -> Iterator[None]:
+    """Turn what a request can fail with into what it means for the search of an account."""
     try:
-        return _ENDINGS.decode(message.payload).last
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return True
-
-
-def _failed(account: str, failure: Failure, reason: str = "") -> AccountFailedError:
-    return AccountFailedError(account, failure.value, reason)
-
-
-def _error(account: str, error: RpcError) -> AccountFailedError | RequestError:
-    failure = handover.failure_of(error)
-    if failure is None:
-        return RequestError(error)
-    return AccountFailedError(account, failure.value, retry_after_seconds=error.retry_after_seconds)
+        yield
+    except ServiceRefusedError as error:
+        raise RequestError(
+            RpcError(code=error.code, message=error.reason, field=error.field)
+        ) from error
+    except ServiceBusyError as error:
+        raise AccountFailedError(
+            account,
+            handover.failure_of(error.code).value,
+            retry_after_seconds=error.retry_after_seconds,
+        ) from error
+    except NoResponderError as error:
+        raise AccountFailedError(account, Failure.NO_RESPONDER.value) from error
+    except (RequestTimeoutError, IncompleteAnswerError, codec.DecodeError) as error:
+        raise AccountFailedError(account, Failure.NO_ANSWER.value, str(error)) from error
+    except BusUnavailableError as error:
+        raise AccountFailedError(account, Failure.UNAVAILABLE.value, error.reason) from error

@@ -36,6 +36,9 @@ _BUSY = frozenset({Failure.LIMITED, Failure.CROWDED})
 _BROKEN = frozenset({Failure.UNAVAILABLE, Failure.NO_ANSWER})
 
 
+_MEANINGS = {"rate_limited": Failure.LIMITED, "no_account": Failure.NO_SESSION}
+
+
 def others(accounts: Iterable[str], tried: Collection[str]) -> list[str]:
     """The accounts that are left, beginning after the first one tried.
 
@@ -93,10 +96,6 @@ def verdict(attempts: Mapping[str, AccountFailedError]) -> RpcError:
     )
 
 
-def failure_of(error: RpcError) -> Failure | None:
-    """What another holder's error means for the search; None when the request itself is wrong."""
-    return {
-        "rate_limited": Failure.LIMITED,
-        "no_account": Failure.NO_SESSION,
-        "unavailable": Failure.UNAVAILABLE,
-    }.get(error.code)
+def failure_of(code: str) -> Failure:
+    """What the code of another holder's error means for the search."""
+    return _MEANINGS.get(code, Failure.UNAVAILABLE)
