@@ -54,7 +54,7 @@ async def every(bus, subject):
     ) as answers:
         try:
             async for answer in answers:
-                found.append(json.loads(answer.payload))
+                found += [json.loads(answer.payload)]
         except RequestTimeoutError:
             return found
     raise AssertionError("never quiet")
@@ -293,9 +293,7 @@ async def test_stream_gives_every_answer_in_order_and_ends_after_the_last(bus):
 
 
 async def test_stream_without_responder_says_so_at_once(bus):
-    async with request_stream(
-        bus, "t.nobody", b"", is_last=is_end, timeout_seconds=60
-    ) as answers:
+    async with request_stream(bus, "t.nobody", b"", is_last=is_end, timeout_seconds=60) as answers:
         with pytest.raises(NoResponderError, match=r"t\.nobody"):
             await anext(answers)
 
@@ -303,9 +301,7 @@ async def test_stream_without_responder_says_so_at_once(bus):
 async def test_stream_that_dries_up_ends_with_a_timeout(bus):
     async with (
         counting_to(bus, 3),
-        request_stream(
-            bus, "t.count", b"endless", is_last=is_end, timeout_seconds=0.3
-        ) as answers,
+        request_stream(bus, "t.count", b"endless", is_last=is_end, timeout_seconds=0.3) as answers,
     ):
         for _ in range(3):
             await anext(answers)
