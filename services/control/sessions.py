@@ -547,6 +547,7 @@ class Sessions:
             access_token=minted.access_token,
             user_id=minted.user_id,
             ws_url=self._settings.kite_ws_url,
+            api_url=self._settings.kite_api_url,
             source=self._settings.feed_source,
             # Feeds go by it: a later session has a larger number, whatever the clock does.
             minted_at_ns=max(time.time_ns(), before + 1),

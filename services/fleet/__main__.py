@@ -1,6 +1,7 @@
 """The `tickfleet` command."""
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from libs.common import logs
+from libs.common.contracts.messages import CandleInterval, HistoryRequest
 from libs.common.errors import TickfleetError
 from libs.common.settings import BaseServiceSettings, load
 from services.fleet import account_commands
@@ -20,6 +22,7 @@ from services.fleet.data_directory import DataDirectory
 from services.fleet.domain.ownership import summary
 from services.fleet.domain.rates import headline
 from services.fleet.errors import NoFleetError
+from services.fleet.history import moment, print_history
 from services.fleet.settings import FleetSettings, TokenSettings
 from services.fleet.status import StatusReport
 from services.fleet.status import status as ask
@@ -138,6 +141,53 @@ def status(
         _show(report)
     if not report.is_well:
         raise typer.Exit(EXIT_UNWELL)
+
+
+@command.command()
+def history(
+    token: Annotated[
+        int, typer.Argument(min=0, max=0xFFFFFFFF, help="Kite's instrument_token, such as 256265.")
+    ],
+    *,
+    interval: Annotated[
+        CandleInterval, typer.Option(help="Length of a candle.")
+    ] = CandleInterval.MINUTE,
+    start: Annotated[
+        str, typer.Option("--from", help="Date or time, Indian unless it names a zone.")
+    ],
+    end: Annotated[
+        str | None,
+        typer.Option("--to", help="Likewise; a bare date is meant whole (default: now)."),
+    ] = None,
+    oi: Annotated[bool, typer.Option("--oi", help="With open interest.")] = False,
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="Day candles of expired futures, too.")
+    ] = False,
+    account: Annotated[str | None, typer.Option(help="Through this account alone.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Print candles as CSV, from Kite by way of the running fleet."""
+    try:
+        request = HistoryRequest(
+            instrument_token=token,
+            interval=interval,
+            start=moment(start, is_end=False),
+            end=int(time.time()) if end is None else moment(end, is_end=True),
+            oi=oi,
+            continuous=continuous,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    directory = _directory(_load(FleetSettings, fleet_data_dir=data_dir))
+    state = directory.running_state()
+    if state is None:
+        raise NoFleetError(directory.path, "none runs; start one with: tickfleet up")
+    try:
+        asyncio.run(print_history(state.nats_url, request, account=account, write=sys.stdout.write))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `tickfleet history … | head` has seen enough; what Python flushes at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _load(kind: type[S], **given: Any) -> S:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from libs.common.errors import FatalError, RejectedError
+from libs.common.errors import FatalError, RejectedError, RetryableError
 
 
 class UnsupportedPlatformError(FatalError):
@@ -94,4 +94,12 @@ class SecretInputError(RejectedError):
     def __init__(self, origin: str, reason: str) -> None:
         super().__init__(f"{origin}: {reason}")
         self.origin = origin
+        self.reason = reason
+
+
+class FleetCannotAnswerError(RetryableError):
+    """The running fleet cannot serve a request now."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the fleet cannot answer: {reason}; see: tickfleet status")
         self.reason = reason

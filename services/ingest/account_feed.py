@@ -196,6 +196,14 @@ class AccountFeed:
         )
         self._on_news()
 
+    @property
+    def usable_session(self) -> KiteSession | None:
+        """The session in force, unless Kite has refused it."""
+        session = self._session
+        if session is None or session.minted_at_ns <= self._refused_minted_at_ns:
+            return None
+        return session
+
     def request_stop(self) -> None:
         """Ask the feed to end."""
         self._stop.set()
@@ -469,7 +477,7 @@ class AccountFeed:
             plan_revision=self._plan.revision if self._plan is not None else 0,
             last_frame_ns=publisher.last_frame_ns,
             session_minted_at_ns=session.minted_at_ns if session else None,
-            session_refused=bool(session and session.minted_at_ns <= self._refused_minted_at_ns),
+            session_refused=session is not None and self.usable_session is None,
             pressure=self._gauge.level,
             published_ratio=reading.ratio,
             publish_p95_ms=reading.p95_ms,

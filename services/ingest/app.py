@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -19,6 +20,7 @@ from libs.common.health import Health
 from libs.common.kite.sessions import SessionSeal, SessionSealError
 from libs.common.lifecycle import Lifecycle, sleep_unless
 from services.ingest.account_feed import AccountFeed
+from services.ingest.requests import Requests
 from services.ingest.settings import IngestSettings
 
 STATUS_INTERVAL_SECONDS = 2.0
@@ -34,6 +36,8 @@ async def serve(settings: IngestSettings, life: Lifecycle) -> None:
     async with health.served(settings), Bus.open(settings, name=settings.worker_id) as bus:
         await ensure(bus, streams.STREAMS, streams.BUCKETS)
         feeds = FeedSet(bus, settings, life)
+        requests = Requests(bus, settings, feeds.held, feeds.accounts)
+        feeds.on_change = requests.poke
         beat = StreamHeartbeat(bus, subjects.frame_beat(settings.worker_id))
         leases = LeaseHolder(
             bus,
@@ -55,6 +59,7 @@ async def serve(settings: IngestSettings, life: Lifecycle) -> None:
         life.spawn(beat.run(life.stop), name="stream-heartbeat")
         life.spawn(leases.run(life.stop), name="leases")
         life.spawn(feeds.report(life.stop), name="status")
+        life.spawn(requests.run(life.stop), name="requests")
         await life.until_stopped()
 
 
@@ -65,6 +70,9 @@ class FeedSet:
         bus: The connection.
         settings: Settings of the process.
         life: Owns the feeds' tasks.
+
+    Attributes:
+        on_change: Called when an account, or its session, came or went.
     """
 
     def __init__(self, bus: Bus, settings: IngestSettings, life: Lifecycle) -> None:
@@ -78,6 +86,7 @@ class FeedSet:
         self._news: set[str] = set()
         self._news_came = asyncio.Event()
         self._feeds: dict[str, AccountFeed] = {}
+        self.on_change: Callable[[], None] = lambda: None
         self._plans: dict[str, AccountPlan] = {}
         self.plans = Mirror(bus, streams.PLAN.name, self._plan_changed)
         self.sessions = Mirror(bus, streams.KITE_SESSIONS.name, self._session_changed)
@@ -85,6 +94,10 @@ class FeedSet:
     def accounts(self) -> list[str]:
         """The accounts that exist, as the plan knows them; what the leases are about."""
         return sorted(self._plans)
+
+    def held(self) -> Mapping[str, AccountFeed]:
+        """The feeds of the accounts that this process holds now."""
+        return self._feeds
 
     def unready(self) -> str | None:
         """Why this process cannot feed, or None; a standby without accounts is ready."""
@@ -112,6 +125,7 @@ class FeedSet:
         feed = self._feeds.get(subjects.unescape(key))
         if feed is not None:
             self._give_session(feed)
+            self.on_change()
 
     def _give_session(self, feed: AccountFeed) -> None:
         sealed = self.sessions.get(subjects.escape(feed.account))
@@ -132,6 +146,7 @@ class FeedSet:
         feed.use_plan(self._plans.get(account))
         self._give_session(feed)
         self._feeds[account] = feed
+        self.on_change()
         self._life.spawn(feed.run(), name="feed", may_end=True)
         log.info("account.leased", account=account, epoch=lease.epoch)
 
@@ -141,6 +156,7 @@ class FeedSet:
         self._coverage_written.pop(lease.resource, None)
         if feed is None:
             return
+        self.on_change()
         feed.request_stop()
         await feed.stopped()
         log.info("account.released", account=lease.resource, epoch=lease.epoch)

@@ -1,5 +1,6 @@
 """What can end a feed connection, by consequence."""
 
+from libs.common.contracts.messages import RpcError
 from libs.common.errors import RejectedError, RetryableError
 
 
@@ -22,3 +23,40 @@ class SessionRefusedError(RejectedError):
     def __init__(self, *, reason: str) -> None:
         super().__init__(f"the session was refused: {reason}")
         self.reason = reason
+
+
+class AccountFailedError(RetryableError):
+    """An account could not serve a request; another one may.
+
+    Attributes:
+        account: Which.
+        failure: One of the bounded failures of `domain.handover.Failure`, for metrics.
+        reason: Words for people; no secret.
+        retry_after_seconds: When the account may serve it, where that is known.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        failure: str,
+        reason: str = "",
+        *,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(f"account {account} cannot serve ({failure}): {reason}")
+        self.account = account
+        self.failure = failure
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RequestError(RejectedError):
+    """A request ends with this error.
+
+    Attributes:
+        error: What its caller is told.
+    """
+
+    def __init__(self, error: RpcError) -> None:
+        super().__init__(f"{error.code}: {error.message}")
+        self.error = error

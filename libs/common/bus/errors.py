@@ -73,6 +73,59 @@ class RequestTimeoutError(RetryableError):
         self.timeout_seconds = timeout_seconds
 
 
+class IncompleteAnswerError(RetryableError):
+    """A part of an answer in several parts was lost on the way; ask again."""
+
+    def __init__(self, subject: str, *, expected: int, came: int) -> None:
+        super().__init__(f"of the answer on {subject} part {expected} is missing, {came} came")
+        self.subject = subject
+        self.expected = expected
+        self.came = came
+
+
+class ServiceBusyError(RetryableError):
+    """Whoever serves the subject could not do it now, and said so.
+
+    Attributes:
+        subject: What was asked.
+        code: A word for programs, such as `rate_limited`.
+        reason: Words for people.
+        retry_after_seconds: When a repetition may succeed, where that is known.
+    """
+
+    def __init__(
+        self, subject: str, *, code: str, reason: str, retry_after_seconds: float | None = None
+    ) -> None:
+        later = (
+            "" if retry_after_seconds is None else f" (try again in {retry_after_seconds:.1f} s)"
+        )
+        super().__init__(f"{subject} answered {code}: {reason}{later}")
+        self.subject = subject
+        self.code = code
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ServiceRefusedError(RejectedError):
+    """Whoever serves the subject refused the request for what it contains.
+
+    Attributes:
+        subject: What was asked.
+        code: A word for programs: `bad_request` or `not_found`.
+        reason: Words for people.
+        field: Which part of the request is wrong, where one is.
+    """
+
+    def __init__(self, subject: str, *, code: str, reason: str, field: str | None = None) -> None:
+        super().__init__(
+            f"{subject} answered {code}: {reason}{f' (field {field})' if field else ''}"
+        )
+        self.subject = subject
+        self.code = code
+        self.reason = reason
+        self.field = field
+
+
 class RefusedError(RejectedError):
     """The server refused a request for what it contains; the same request fails again."""
 

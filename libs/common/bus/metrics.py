@@ -82,3 +82,13 @@ LEASES_ENDED_TOTAL = Counter(
 LEASE_REFRESH_FAILURES_TOTAL = Counter(
     "tickfleet_bus_lease_refresh_failures_total", "Lease refreshes that failed", ["bucket"]
 )
+
+# Requests that reached a service of this process, by service and outcome. served: the handler
+# answered; busy: too many ran already, add processes or raise the concurrency; stopping: the
+# process was ending; failed: the handler raised, a bug, see the log.
+SERVICE_REQUESTS_TOTAL = Counter(
+    "tickfleet_bus_service_requests_total", "Requests by outcome", ["service", "outcome"]
+)
+
+# Requests being served now, by service. At its bound for long: see busy above.
+SERVICE_RUNNING = Gauge("tickfleet_bus_service_running", "Requests being served", ["service"])

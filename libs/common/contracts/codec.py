@@ -16,6 +16,12 @@ HEADER_FRAME_SEQ = "Frame-Seq"
 HEADER_CONNECTION = "Connection"
 HEADER_SOURCE = "Source"
 
+# The headers of a request for candles or quotes. Tried: escaped accounts, separated by commas, that
+# could not serve it; who gets it with this header answers at once instead of waiting for a limit.
+# Timeout-Seconds: how long the caller waits for each answer, when that is less than usual.
+HEADER_TRIED = "Tried"
+HEADER_TIMEOUT_SECONDS = "Timeout-Seconds"
+
 
 class DecodeError(RejectedError):
     """These bytes are not the message they should be.

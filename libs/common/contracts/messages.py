@@ -211,8 +211,13 @@ class KiteSession(Message, frozen=True, kw_only=True):
     access_token: str
     user_id: str
     ws_url: Annotated[str, Meta(description="root of the market-data WebSocket")]
+    api_url: Annotated[str, Meta(description="root of the REST interface")] | None = None
     source: Source
     minted_at_ns: EpochNs
+
+    def __repr__(self) -> str:
+        """Only what is no secret."""
+        return f"KiteSession(account={self.account!r}, minted_at_ns={self.minted_at_ns}, …)"
 
 
 class InstrumentSet(Message, frozen=True, kw_only=True):

@@ -33,6 +33,15 @@ class KiteTokenError(RejectedError):
         self.reason = reason
 
 
+class KitePermissionError(RejectedError):
+    """The app may not make this call (403); a new session would not help, a subscription may."""
+
+    def __init__(self, *, call: str, reason: str) -> None:
+        super().__init__(f"Kite does not permit {call} to this app: {reason}")
+        self.call = call
+        self.reason = reason
+
+
 class KiteInputError(RejectedError):
     """Kite refused the parameters of the call (400-class)."""
 
