@@ -224,6 +224,7 @@ class AccountBook:
     def _fits(self, session: KiteSession) -> bool:
         return (
             session.ws_url == self._settings.kite_ws_url
+            and session.api_url == self._settings.kite_api_url
             and session.source is self._settings.feed_source
         )
 
