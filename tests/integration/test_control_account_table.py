@@ -156,9 +156,7 @@ async def test_account_is_added_switched_rotated_and_removed_without_a_restart(
     account = simulator.account()
     async with term(bus, settings, database_url=postgres.url) as leading:
         assert leading.sessions.names == []
-        added = await command(
-            bus, AccountVerb.ADD, "new", **fields_of(account, connections=2)
-        )
+        added = await command(bus, AccountVerb.ADD, "new", **fields_of(account, connections=2))
         assert added.error is None
         await leading.until("new", AccountCondition.READY)
         (capacity,) = leading.sessions.capacities()
@@ -216,9 +214,7 @@ async def test_account_of_another_source_is_switched_but_changed_only_where_it_i
 ):
     settings = control_settings(simulator, tmp_path, kite_accounts="main")
     environment = variables_of(simulator.account(), "main")
-    async with term(
-        bus, settings, environment=environment, database_url=postgres.url
-    ) as leading:
+    async with term(bus, settings, environment=environment, database_url=postgres.url) as leading:
         await leading.until("main", AccountCondition.READY)
         for verb, fields in (
             (AccountVerb.ADD, fields_of(simulator.account())),
