@@ -3,7 +3,9 @@
 import logging
 import re
 import sys
+import traceback
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any, Literal
 
 import structlog
@@ -37,6 +39,13 @@ def redact(text: str) -> str:
     text = _EMAIL.sub(REDACTED, text)
     text = _LONG_SECRET.sub(REDACTED, text)
     return _PHONE.sub(REDACTED, text)
+
+
+def kind_of(error: BaseException) -> str:
+    """Type and place of an exception without its message, where that may hold a secret."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 def _redact_value(key: str, value: Any, depth: int = 0) -> Any:  # noqa: PLR0911  # One per type.

@@ -1,7 +1,7 @@
-"""control: logs accounts in, downloads the instruments and plans who streams what.
+"""control: keeps and logs in accounts, downloads the instruments and plans who streams what.
 
-Subjects in: none; it reads the buckets `status` and `plan`.
-Subjects out: none; it writes the buckets `kite_sessions`, `instruments`, `plan` and `status`, and
-PostgreSQL.
+Subjects in: `rpc.accounts.v1` (the leader answers); it reads the buckets `status` and `plan`.
+Subjects out: `control.wake.v1`; it writes the buckets `kite_sessions`, `accounts`, `instruments`,
+`plan` and `status`, and PostgreSQL.
 Scaling: one leader by lease, any number of standbys; two replicas are enough.
 """

@@ -455,13 +455,14 @@ class Sessions:
         except KiteUnavailableError as error:
             self._unanswered(record, error)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # The outcome of a login must be counted.
             # An answer nobody foresaw. Ending the process would mean that its successor sends the
             # same password again, and the next one too.
             unforeseen = KiteUnavailableError(call="login", reason=type(error).__name__)
-            log.exception("login.unforeseen", account=record.name)
+            # Without the message, which may be the password that was looked up.
+            log.error("login.unforeseen", account=record.name, error=logs.kind_of(error))
             self._unanswered(record, unforeseen)
-            raise unforeseen from error
+            raise unforeseen from None
         record.history = login_rules.succeeded(record.history)
         record.refused_fingerprint, record.refusal_before = None, ""
         await self._keep(record, minted)

@@ -87,3 +87,12 @@ def test_every_line_names_service_and_worker_also_for_libraries(lines):
     )
     assert (line["service"], line["worker"], line["level"]) == ("test", "test-1", "warning")
     assert "a@b.example" not in line["event"]
+
+
+def test_kind_of_an_error_tells_where_and_not_what():
+    with pytest.raises(ValueError, match="hunter2") as raised:
+        int("hunter2")
+    text = logs.kind_of(raised.value)
+    assert text.startswith("ValueError at test_logs.py:")
+    assert "hunter2" not in text
+    assert logs.kind_of(ValueError("hunter2")) == "ValueError"

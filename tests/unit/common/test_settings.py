@@ -9,7 +9,14 @@ from libs.common.settings import (
     Environment,
     NatsSettings,
     SettingsError,
+    Variables,
     load,
+    split_keys,
+)
+
+KEYS = (
+    "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=",
+    "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
 )
 
 
@@ -55,6 +62,9 @@ def test_missing_secret_file_names_its_variable(monkeypatch):
         (NatsSettings, "ENVIRONMENT", "prod-ish"),
         (DatabaseSettings, "DATABASE_URL", "mysql://here"),
         (EncryptionSettings, "ACCOUNT_ENCRYPTION_KEY", "short"),
+        (EncryptionSettings, "ACCOUNT_ENCRYPTION_KEY", "!" * 44),
+        (EncryptionSettings, "ACCOUNT_ENCRYPTION_KEY", f"{KEYS[0]},short"),
+        (EncryptionSettings, "ACCOUNT_ENCRYPTION_KEY", " , "),
     ],
 )
 def test_bad_value_is_refused_with_the_name_of_its_variable(monkeypatch, kind, variable, value):
@@ -91,3 +101,36 @@ def test_production_refuses_a_database_without_password():
 def test_description_hides_secrets():
     settings = load(NatsSettings, nats_user="ingest", nats_password=SecretStr("do-not-print-me"))
     assert "do-not-print-me" not in str(settings.describe())
+
+
+def test_several_encryption_keys_are_taken_newest_first():
+    keys = SecretStr(f" {KEYS[0]} ,{KEYS[1]}")
+    settings = load(EncryptionSettings, account_encryption_key=keys)
+    assert split_keys(settings.account_encryption_key) == list(KEYS)
+    assert KEYS[0] not in str(settings.describe())
+
+
+def test_variables_come_from_environment_file_and_dotenv_in_this_order(tmp_path):
+    secret, dotenv = tmp_path / "secret", tmp_path / ".env"
+    secret.write_text("from-the-file\n")
+    dotenv.write_text("KITE_A=dotenv\nKITE_B=dotenv\nKITE_C=dotenv\n")
+    environment = {"KITE_A": "environment", "KITE_A_FILE": str(secret), "KITE_B_FILE": str(secret)}
+    variables = Variables(environment, dotenv)
+    assert [variables.get(f"KITE_{name}") for name in "ABCD"] == [
+        "environment",
+        "from-the-file",
+        "dotenv",
+        None,
+    ]
+    secret.write_text("exchanged")
+    assert variables["KITE_B"] == "exchanged"
+    assert "environment" not in repr(variables)
+
+
+def test_file_of_a_variable_that_cannot_be_read_is_a_problem_until_it_can(tmp_path):
+    variables = Variables({"KITE_B_FILE": str(tmp_path / "secret")}, None)
+    assert variables.get("KITE_B", "") == ""
+    assert "KITE_B_FILE" in variables.problems["KITE_B"]
+    (tmp_path / "secret").write_text("there")
+    assert variables.get("KITE_B") == "there"
+    assert variables.problems == {}

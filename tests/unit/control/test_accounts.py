@@ -4,8 +4,8 @@ from services.control.domain import accounts
 
 GOOD = {
     accounts.variable("main", field): f"value-of-{field}"
-    for field in ("api_key", "api_secret", "user_id", "password", "totp_secret")
-}
+    for field in ("api_key", "api_secret", "user_id", "password")
+} | {"KITE_MAIN_TOTP_SECRET": "JBSWY3DPEHPK3PXP"}
 
 
 def test_complete_account_is_taken():
@@ -33,3 +33,4 @@ def test_odd_and_repeated_names_are_refused():
 def test_credentials_do_not_print_their_secrets():
     (credentials,) = accounts.from_environment("main", GOOD).accounts
     assert "value-of" not in repr(credentials)
+    assert "JBSWY3DPEHPK3PXP" not in repr(credentials)
