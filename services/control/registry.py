@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
+from itertools import islice
 
 import msgspec
 
@@ -50,6 +51,8 @@ DELETE FROM instrument_dumps WHERE revision NOT IN (
 """
 # Rows between two looks of the event loop at other things: some 5 ms.
 _ROWS_AT_ONCE = 2_000
+# Sets on their way to the bucket at once: far below what the connection may hold.
+_WRITES_AT_ONCE = 32
 
 log = logs.get_logger(__name__)
 
@@ -269,27 +272,45 @@ async def publish(
     grouped = await asyncio.to_thread(_by_underlying, instruments)
     bucket = Bucket(bus, streams.INSTRUMENTS.name)
     held = await _snapshot(bus, streams.INSTRUMENTS.name)
-    written = 0
+    changed: dict[str, tuple[Instrument, ...]] = {}
     for underlying, members in grouped.items():
-        key = subjects.escape(underlying)
         # A set of an index has thousands of members: milliseconds, and then the others' turn.
         await asyncio.sleep(0)
-        if _is_same(held.pop(key, None), members, market_date):
-            continue
-        value = codec.to_msgpack(
-            InstrumentSet(
-                underlying=underlying,
-                revision=revision,
-                market_date=market_date,
-                instruments=members,
-            )
+        if not _is_same(held.pop(subjects.escape(underlying), None), members, market_date):
+            changed[underlying] = members
+    writes = (
+        bucket.put(
+            subjects.escape(underlying),
+            codec.to_msgpack(
+                InstrumentSet(
+                    underlying=underlying,
+                    revision=revision,
+                    market_date=market_date,
+                    instruments=members,
+                )
+            ),
         )
-        await bucket.put(key, value)
-        written += 1
-    for key in held:
-        await bucket.delete(key)
-    log.info("instruments.published", underlyings=written, removed=len(held), revision=revision)
-    return written
+        for underlying, members in changed.items()
+    )
+    await _some_at_a_time(writes)
+    await _some_at_a_time(bucket.delete(key) for key in held)
+    log.info(
+        "instruments.published", underlyings=len(changed), removed=len(held), revision=revision
+    )
+    return len(changed)
+
+
+async def _some_at_a_time(writes: Iterable[Coroutine[None, None, object]]) -> None:
+    """Do writes side by side, a few at a time: every share is a set, and each write waits.
+
+    Raises:
+        BusUnavailableError: When one could not be done, after those begun with it have ended.
+    """
+    pending = iter(writes)
+    while batch := list(islice(pending, _WRITES_AT_ONCE)):
+        for outcome in await asyncio.gather(*batch, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
 
 def _by_underlying(instruments: Iterable[Instrument]) -> dict[str, tuple[Instrument, ...]]:

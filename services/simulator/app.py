@@ -90,7 +90,7 @@ def create_app(simulator: Simulator, health: Health) -> Starlette:
         stream.route(),
         *LoginRoutes(sessions).routes(),
         *UserRoutes(sessions, simulator.access, exchange.clock).routes(),
-        *MarketRoutes(exchange, simulator.access).routes(),
+        *MarketRoutes(exchange, simulator.access, simulator.faults).routes(),
         *ControlRoutes(exchange, feed, simulator.faults, sessions).routes(),
         *health.routes(),
     ]

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import importlib
 import sys
-from datetime import date
+from datetime import date, timedelta
 
+import msgspec
 import pytest
 from pydantic import SecretStr
 
@@ -93,6 +95,62 @@ async def test_dump_is_swapped_whole_and_the_one_before_stays(tmp_path):
                 "SELECT revision, count(*) FROM instrument_rows GROUP BY 1 ORDER BY 1"
             )
         assert [row["count"] for row in kept] == [5, 4]
+
+
+async def test_exchanges_of_a_revision_are_told_and_noted(tmp_path):
+    async with migrated(tmp_path / "pg") as (database, _):
+        stored = await registry.store(
+            database, instruments(3), market_date=DAY, source=Source.SIM, skipped=0
+        )
+        (entry,) = await registry.exchange_entries(database, stored.revision)
+        assert (entry.exchange, entry.market_date, entry.row_count) == ("NSE", DAY, 3)
+        failed = registry.ExchangeEntry(
+            exchange="NFO",
+            market_date=None,
+            fetched_at=None,
+            row_count=0,
+            outcome="empty",
+            reason="it has no rows",
+        )
+        late = msgspec.structs.replace(entry, outcome="truncated", reason="it ends")
+        await registry.note_exchanges(database, stored.revision, [failed, late])
+        assert await registry.exchange_entries(database, stored.revision) == [failed, late]
+
+
+async def test_set_that_says_the_same_on_the_same_day_is_not_written_again(bus):
+    await ensure(bus, (), streams.BUCKETS)
+    first = instruments(3) + instruments(2, underlying="M&M", first=100)
+    await registry.publish(bus, first, revision=1, market_date=DAY)
+    changed = [*first, *instruments(1, underlying="M&M", first=200)]
+    assert await registry.publish(bus, changed, revision=2, market_date=DAY) == 1
+    next_day = DAY + timedelta(days=1)
+    assert await registry.publish(bus, changed, revision=3, market_date=next_day) == 2
+
+
+async def test_migration_does_without_an_extension_that_cannot_be_had(tmp_path):
+    migration = importlib.import_module("migrations.versions.0003_instrument_history")
+    script = migration.TRIGRAMS.replace("pg_trgm", "no_such_extension")
+    async with migrated(tmp_path / "pg") as (database, _), database.acquire() as connection:
+        await connection.execute("DROP INDEX instrument_rows_text")
+        await connection.execute(script)
+        assert await connection.fetchval("SELECT to_regclass('instrument_rows_text')") is None
+        await connection.execute(migration.TRIGRAMS)
+        assert await connection.fetchval("SELECT to_regclass('instrument_rows_text')")
+
+
+async def test_rows_of_before_the_migration_get_their_exchanges(tmp_path):
+    migration = importlib.import_module("migrations.versions.0003_instrument_history")
+    async with migrated(tmp_path / "pg") as (database, _):
+        stored = await registry.store(
+            database, instruments(3), market_date=DAY, source=Source.SIM, skipped=0
+        )
+        async with database.acquire() as connection:
+            await connection.execute(migration.DOWNGRADE)
+            assert await connection.fetchval("SELECT count(*) FROM instruments") == 3
+            await connection.execute(migration.UPGRADE)
+        (entry,) = await registry.exchange_entries(database, stored.revision)
+        assert (entry.exchange, entry.market_date, entry.row_count) == ("NSE", DAY, 3)
+        assert await registry.fetch_all(database) == instruments(3)
 
 
 async def test_failed_load_leaves_the_old_dump_in_force(tmp_path):

@@ -37,6 +37,7 @@ INSTRUMENT_FIELDS = {
     "option_type",
     "lot_size",
     "tick_size",
+    "reused_from",
 }
 SUBSCRIPTION_FIELDS = {
     "instrument_token",
@@ -83,7 +84,7 @@ async def test_instruments_are_listed_with_all_their_fields(gateway, market):
     answer = await gateway.get("/instruments")
     assert answer.status_code == 200
     body = answer.json()
-    assert set(body) == {"items", "total"}
+    assert set(body) == {"items", "total", "dump"}
     assert body["total"] == len(body["items"]) == len(market.instruments)
     assert all(set(item) == INSTRUMENT_FIELDS for item in body["items"])
     option = market.options[0]

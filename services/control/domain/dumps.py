@@ -265,8 +265,13 @@ def renew(
         instruments=instruments,
         reused_from=reused_from,
     )
+    # Row by row: one comparison of two mappings would keep the interpreter from every other thread
+    # until it is through, the event loop's among them.
     is_changed = (
-        before is None or before.market_date != market_date or before.instruments != instruments
+        before is None
+        or before.market_date != market_date
+        or len(known) != len(instruments)
+        or any(known.get(token) != item for token, item in instruments.items())
     )
     return Renewal(
         registry=registry,

@@ -26,6 +26,11 @@ class FaultKind(StrEnum):
         ERROR_REPLIES: REST answers are an error, in JSON or as a proxy's HTML page.
         BURST: Every instrument ticks in every step, and steps come faster.
         TEXT_MESSAGE: Open sockets get a text message.
+        TRUNCATED_DUMP: Instrument dumps end in the middle of a row.
+        EMPTY_DUMP: Instrument dumps have no rows.
+        SHRUNKEN_DUMP: Instrument dumps have a third of their rows.
+        DUPLICATE_TOKEN: Instrument dumps list two contracts with one token.
+        REUSED_TOKEN: Instrument dumps list another contract under the token of one.
     """
 
     SILENT_SOCKET = "silent_socket"
@@ -40,12 +45,28 @@ class FaultKind(StrEnum):
     ERROR_REPLIES = "error_replies"
     BURST = "burst"
     TEXT_MESSAGE = "text_message"
+    TRUNCATED_DUMP = "truncated_dump"
+    EMPTY_DUMP = "empty_dump"
+    SHRUNKEN_DUMP = "shrunken_dump"
+    DUPLICATE_TOKEN = "duplicate_token"  # noqa: S105  # The name of a fault.
+    REUSED_TOKEN = "reused_token"  # noqa: S105  # As above.
 
 
 IMMEDIATE: Final = frozenset(
     {FaultKind.DROPPED_SOCKET, FaultKind.RESET, FaultKind.DEAD_TOKEN, FaultKind.TEXT_MESSAGE}
 )
 """Done at once to what is connected; the others stay until they are used up or over."""
+
+DUMP_KINDS: Final = frozenset(
+    {
+        FaultKind.TRUNCATED_DUMP,
+        FaultKind.EMPTY_DUMP,
+        FaultKind.SHRUNKEN_DUMP,
+        FaultKind.DUPLICATE_TOKEN,
+        FaultKind.REUSED_TOKEN,
+    }
+)
+"""Strike instrument dumps, of all exchanges or of one."""
 
 _FRAME_KINDS: Final = frozenset(
     {FaultKind.TRUNCATED_FRAME, FaultKind.GARBAGE_FRAME, FaultKind.ODD_PACKET}
@@ -76,6 +97,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         length: Bytes of the packet that `odd_packet` adds.
         factor: How many times faster `burst` ticks.
         path: `slow_replies`, `error_replies`: only paths that start so.
+        exchange: Faults of dumps: only rows of this exchange.
         error_type: Of `error_replies`.
         html: `error_replies` answers with an HTML page, as a proxy would.
         type: `text_message`: `message`, `error` or `order`.
@@ -91,6 +113,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     length: int = 10
     factor: int = 10
     path: str = "/"
+    exchange: str | None = None
     error_type: str = "GeneralException"
     html: bool = False
     type: str = "message"
@@ -147,6 +170,11 @@ def _problems(fault: Fault, known_keys: list[str]) -> Iterator[tuple[str, str]]:
         yield "length", "must be a length that Kite does not use"
     if not fault.path.startswith("/"):
         yield "path", "must start with /"
+    if fault.exchange is not None and fault.kind not in DUMP_KINDS:
+        yield (
+            "exchange",
+            f"has no meaning for {fault.kind}; it is for {', '.join(sorted(DUMP_KINDS))}",
+        )
     if fault.type not in {"message", "error", "order"}:
         yield "type", "must be message, error or order"
 
@@ -222,6 +250,24 @@ class FaultBook:
             return None
         entry.fired += 1
         return entry.fault
+
+    def strike_dump(self, api_key: str | None, exchange: str) -> list[Fault]:
+        """Give what is wrong with one dump, counting each as having struck once.
+
+        Args:
+            api_key: Who asks.
+            exchange: Whose dump; empty for that of all exchanges.
+        """
+        struck = []
+        for entry in self.active():
+            fault = entry.fault
+            ours = fault.api_key in {None, api_key} and (
+                not exchange or fault.exchange in {None, exchange}
+            )
+            if fault.kind in DUMP_KINDS and ours:
+                entry.fired += 1
+                struck.append(fault)
+        return struck
 
     def _match(self, kind: FaultKind, api_key: str | None, path: str) -> ActiveFault | None:
         if not self._active:

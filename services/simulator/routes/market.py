@@ -11,8 +11,11 @@ from starlette.routing import Route
 
 from libs.common.domain.clock import IST
 from libs.common.domain.instruments import Instrument, to_dump_csv
-from services.simulator.access import Access, success
+from services.simulator import metrics
+from services.simulator.access import Access, api_key_of, success
 from services.simulator.domain import candles, quote_rows
+from services.simulator.domain.dump_faults import cut_inside_a_row, damaged_rows
+from services.simulator.domain.faults import Fault, FaultBook, FaultKind
 from services.simulator.domain.rate_limits import RequestClass
 from services.simulator.errors import InputError
 from services.simulator.exchange import Exchange
@@ -28,11 +31,13 @@ class MarketRoutes:
     Args:
         exchange: The running market.
         access: Admits requests.
+        faults: The faults in force.
     """
 
-    def __init__(self, exchange: Exchange, access: Access) -> None:
+    def __init__(self, exchange: Exchange, access: Access, faults: FaultBook) -> None:
         self._exchange = exchange
         self._access = access
+        self._faults = faults
         # One day's dumps, compressed, by exchange ("" for all).
         self._dumps: dict[str, bytes] = {}
         self._dumps_day: date | None = None
@@ -60,7 +65,8 @@ class MarketRoutes:
         if self._dumps_day != universe.day:
             self._dumps_day = universe.day
             self._dumps.clear()
-        body = self._dumps.get(exchange)
+        faults = self._faults.strike_dump(api_key_of(request), exchange)
+        body = None if faults else self._dumps.get(exchange)
         if body is None:
             rows = [i for i in universe.instruments if exchange in {"", i.exchange}]
             closes = self._exchange.quotes.close
@@ -68,8 +74,11 @@ class MarketRoutes:
                 i.instrument_token: float(closes[universe.row_of_token[i.instrument_token]]) / 100
                 for i in rows
             }
-            body = await asyncio.to_thread(_compressed_csv, rows, prices)
-            self._dumps[exchange] = body
+            body = await asyncio.to_thread(_compressed_csv, rows, prices, faults)
+            if not faults:
+                self._dumps[exchange] = body
+        for fault in faults:
+            metrics.FAULTS_TOTAL.labels(kind=fault.kind.value).inc()
         headers = {"content-type": "text/csv"}
         if "gzip" in request.headers.get("accept-encoding", ""):
             headers["content-encoding"] = "gzip"
@@ -149,8 +158,11 @@ class MarketRoutes:
         return rows
 
 
-def _compressed_csv(rows: list[Instrument], prices: dict[int, float]) -> bytes:
-    return gzip.compress(to_dump_csv(rows, prices), compresslevel=5, mtime=0)
+def _compressed_csv(rows: list[Instrument], prices: dict[int, float], faults: list[Fault]) -> bytes:
+    text = to_dump_csv(damaged_rows(rows, faults), prices)
+    if any(fault.kind is FaultKind.TRUNCATED_DUMP for fault in faults):
+        text = cut_inside_a_row(text)
+    return gzip.compress(text, compresslevel=5, mtime=0)
 
 
 def _moment(text: str, name: str, of_a_date: time) -> datetime:

@@ -185,6 +185,7 @@ def test_only_what_ticked_is_sent():
         ({"kind": "burst", "factor": 1}, "factor"),
         ({"kind": "slow_replies", "path": "quote"}, "path"),
         ({"kind": "text_message", "type": "poem"}, "type"),
+        ({"kind": "burst", "exchange": "NFO"}, "exchange"),
     ],
 )
 def test_a_bad_fault_is_refused_with_the_name_of_its_field(fields, field):
@@ -251,6 +252,16 @@ def test_a_fault_can_be_meant_for_some_paths():
     book.add(fault_of(kind="slow_replies", path="/quote"))
     assert book.find(FaultKind.SLOW_REPLIES, None, "/quote/ltp") is not None
     assert book.find(FaultKind.SLOW_REPLIES, None, "/instruments") is None
+
+
+def test_a_fault_of_dumps_can_be_meant_for_one_exchange():
+    book = FaultBook(lambda: 0.0)
+    book.add(Fault(kind=FaultKind.EMPTY_DUMP, exchange="NFO", count=2))
+    book.add(Fault(kind=FaultKind.REUSED_TOKEN, api_key="other"))
+    assert book.strike_dump("key", "NSE") == []
+    assert [f.kind for f in book.strike_dump("key", "NFO")] == [FaultKind.EMPTY_DUMP]
+    assert len(book.strike_dump("other", "")) == 2, "the dump of all exchanges has its rows too"
+    assert [f.kind for f in book.strike_dump("other", "NFO")] == [FaultKind.REUSED_TOKEN]
 
 
 def test_the_number_of_faults_is_bounded():
