@@ -25,7 +25,9 @@ from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
 from services.gateway.routes import page, rest, ticks
+from services.gateway.routes.subscriptions import SubscriptionRoutes
 from services.gateway.settings import GatewaySettings
+from services.gateway.subscriptions import Subscriptions
 from services.gateway.wire import GatewayProtocol, Wire
 
 log = logs.get_logger(__name__)
@@ -41,7 +43,11 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
         Database.opened(settings) as database,
         Bus.open(settings, name=settings.worker_id) as bus,
     ):
-        await ensure(bus, [streams.MD_LAST], [streams.INSTRUMENTS, streams.PLAN, streams.STATUS])
+        await ensure(
+            bus,
+            [streams.MD_LAST],
+            [streams.INSTRUMENTS, streams.PLAN, streams.STATUS, streams.ACCOUNTS],
+        )
         fanout = Fanout(
             flush_interval_ms=settings.flush_interval_ms,
             stall_seconds=settings.stall_seconds,
@@ -65,6 +71,9 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             fanout=fanout,
             directory=directory,
             catalog=Catalog(database),
+            subscriptions=SubscriptionRoutes(
+                Subscriptions(database, directory.is_account), bus, settings
+            ),
             state=state,
             health=health,
             assets=assets,
@@ -92,6 +101,7 @@ def application(
     fanout: Fanout,
     directory: Directory,
     catalog: Catalog,
+    subscriptions: SubscriptionRoutes,
     state: FleetState,
     health: Health,
     assets: dict[str, page.Asset],
@@ -120,6 +130,7 @@ def application(
             WebSocketRoute(ticks.PATH, endpoint),
             *health.routes(),
             *rest.routes(catalog=catalog, state=state, settings=settings),
+            *subscriptions.routes(),
             *page.routes(assets),
         ],
         exception_handlers=rest.ERROR_HANDLERS,

@@ -1,4 +1,4 @@
-"""Reads instruments, the plan and explicit subscriptions from PostgreSQL for REST."""
+"""Reads instruments and the plan from PostgreSQL for REST."""
 
 from datetime import date
 from typing import Any
@@ -15,27 +15,6 @@ _INSTRUMENT_COLUMNS = (
 )
 _INSTRUMENTS = "FROM instruments i LEFT JOIN plan_entries p USING (instrument_token)"
 _INSTRUMENT_ORDER = "ORDER BY i.underlying, i.expiry NULLS FIRST, i.strike, i.instrument_token"
-
-# What is planned, and what was asked for but has no place in the plan (yet).
-_SUBSCRIPTIONS = """
-FROM plan_entries p
-FULL JOIN (SELECT * FROM instrument_subscriptions WHERE status = 'active') s
-    USING (instrument_token)
-LEFT JOIN instruments i USING (instrument_token)
-"""
-_SUBSCRIPTION_COLUMNS = """
-    instrument_token,
-    coalesce(i.tradingsymbol, s.tradingsymbol) AS tradingsymbol,
-    coalesce(i.segment, s.segment) AS segment,
-    CASE WHEN p.account_id IS NULL THEN 'pending' ELSE 'active' END AS status,
-    coalesce(s.requested_mode, upper(p.mode)) AS requested_mode,
-    coalesce(p.account_id, s.account_id) AS account_id,
-    i.underlying, i.kind, i.expiry, i.strike, i.option_type,
-    coalesce(p.reason, 'explicit') AS origin,
-    coalesce(s.created_at, p.planned_at) AS created_at,
-    p.planned_at
-"""
-_SUBSCRIPTION_ORDER = "ORDER BY i.underlying, i.expiry NULLS FIRST, i.strike, instrument_token"
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,15 +59,6 @@ class Catalog:
         """Instruments of the current dump, by underlying, expiry, strike."""
         return await self._page(
             columns=_INSTRUMENT_COLUMNS, source=_INSTRUMENTS, order=_INSTRUMENT_ORDER, wanted=wanted
-        )
-
-    async def subscriptions(self, wanted: Filter) -> Page:
-        """What streams, and what is wanted but has no place yet (`pending`)."""
-        return await self._page(
-            columns=_SUBSCRIPTION_COLUMNS,
-            source=_SUBSCRIPTIONS,
-            order=_SUBSCRIPTION_ORDER,
-            wanted=wanted,
         )
 
     async def chains(self) -> Page:

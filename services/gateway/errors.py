@@ -71,3 +71,42 @@ class CatalogUnavailableError(RetryableError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the database does not answer: {reason}")
         self.reason = reason
+
+
+class NoInstrumentsError(RetryableError):
+    """No instruments have been loaded yet, so nothing can be looked up: HTTP 503."""
+
+    def __init__(self) -> None:
+        super().__init__("no instruments have been loaded yet; control does that at its start")
+
+
+class BodyError(RejectedError):
+    """The body of a request cannot be read.
+
+    Attributes:
+        status: The HTTP status.
+        code: For programs.
+        message: For people.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+class RefusedItemError(RejectedError):
+    """The one instrument of a request was refused: HTTP 422.
+
+    Attributes:
+        code: For programs.
+        message: For people.
+        field: The part of the request that is wrong.
+    """
+
+    def __init__(self, code: str, message: str, field: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field

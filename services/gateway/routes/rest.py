@@ -1,4 +1,4 @@
-"""Read-only REST: health of the fleet, instruments, chains and subscriptions."""
+"""Read-only REST: health of the fleet, instruments and chains."""
 
 import hmac
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,14 @@ from starlette.routing import Route
 from libs.common import logs
 from libs.common.domain.instruments import Kind
 from services.gateway.catalog import Catalog, Filter, Page
-from services.gateway.errors import ApiKeyError, BadParameterError, CatalogUnavailableError
+from services.gateway.errors import (
+    ApiKeyError,
+    BadParameterError,
+    BodyError,
+    CatalogUnavailableError,
+    NoInstrumentsError,
+    RefusedItemError,
+)
 from services.gateway.fleet_state import FleetState
 from services.gateway.identity import dev_token
 from services.gateway.settings import GatewaySettings
@@ -68,21 +75,16 @@ def routes(*, catalog: Catalog, state: FleetState, settings: GatewaySettings) ->
 
     async def instruments(request: Request) -> Response:
         require_key(request)
-        return _paged(await catalog.instruments(read_filter(request, planned=True)))
-
-    async def subscriptions(request: Request) -> Response:
-        require_key(request)
-        return _paged(await catalog.subscriptions(read_filter(request)))
+        return paged(await catalog.instruments(read_filter(request, planned=True)))
 
     async def chains(request: Request) -> Response:
         require_key(request)
-        _refuse_unknown(request, frozenset())
-        return _paged(await catalog.chains())
+        refuse_unknown(request, frozenset())
+        return paged(await catalog.chains())
 
     found = [
         Route("/health", health),
         Route("/instruments", instruments),
-        Route("/subscriptions", subscriptions),
         Route("/chains", chains),
     ]
     if settings.offers_dev_token:
@@ -120,7 +122,7 @@ def read_filter(request: Request, *, planned: bool = False) -> Filter:
     Raises:
         BadParameterError: Names the parameter.
     """
-    _refuse_unknown(request, _FILTERS | _PAGING | ({"planned"} if planned else set()))
+    refuse_unknown(request, _FILTERS | _PAGING | ({"planned"} if planned else set()))
     query = request.query_params
     underlying = query.get("underlying")
     if underlying is not None and not (
@@ -135,15 +137,20 @@ def read_filter(request: Request, *, planned: bool = False) -> Filter:
         raise BadParameterError("planned", "must be true or false")
     return Filter(
         underlying=underlying,
-        expiry=_read_date(query.get("expiry")),
+        expiry=read_date(query.get("expiry")),
         kind=kind,
         planned=None if flag is None else flag == "true",
-        limit=_read_int("limit", query.get("limit"), LIMIT_DEFAULT, 1, LIMIT_MAX),
-        offset=_read_int("offset", query.get("offset"), 0, 0, OFFSET_MAX),
+        limit=read_int("limit", query.get("limit"), LIMIT_DEFAULT, 1, LIMIT_MAX),
+        offset=read_int("offset", query.get("offset"), 0, 0, OFFSET_MAX),
     )
 
 
-def _refuse_unknown(request: Request, allowed: frozenset[str] | set[str]) -> None:
+def refuse_unknown(request: Request, allowed: frozenset[str] | set[str]) -> None:
+    """Refuse a request whose query holds a parameter that is not allowed.
+
+    Raises:
+        BadParameterError: Names the parameter.
+    """
     # A misspelt filter that is ignored gives wrong data with status 200.
     for name in request.query_params:
         if name not in allowed:
@@ -151,7 +158,12 @@ def _refuse_unknown(request: Request, allowed: frozenset[str] | set[str]) -> Non
             raise BadParameterError(name[:_NAME_LENGTH_MAX], f"unknown parameter; known: {known}")
 
 
-def _read_date(text: str | None) -> date | None:
+def read_date(text: str | None) -> date | None:
+    """Read the parameter `expiry`.
+
+    Raises:
+        BadParameterError: It is no date.
+    """
     if text is None:
         return None
     try:
@@ -160,7 +172,12 @@ def _read_date(text: str | None) -> date | None:
         raise BadParameterError("expiry", "must be a date such as 2026-12-31") from error
 
 
-def _read_int(name: str, text: str | None, default: int, low: int, high: int) -> int:
+def read_int(name: str, text: str | None, default: int, low: int, high: int) -> int:
+    """Read a whole number.
+
+    Raises:
+        BadParameterError: It is none, or out of bounds.
+    """
     if text is None:
         return default
     digits = text if text.isascii() and text.isdigit() and len(text) <= 10 else None
@@ -169,7 +186,8 @@ def _read_int(name: str, text: str | None, default: int, low: int, high: int) ->
     return int(digits)
 
 
-def _paged(page: Page) -> JsonResponse:
+def paged(page: Page) -> JsonResponse:
+    """The one shape of every list."""
     return JsonResponse({"items": page.items, "total": page.total})
 
 
@@ -196,6 +214,23 @@ async def _no_catalog(request: Request, error: Exception) -> Response:
     return error_response(503, "database_unavailable", str(error), retry_after="2")
 
 
+async def _no_instruments(request: Request, error: Exception) -> Response:
+    del request
+    return error_response(503, "no_instruments", str(error), retry_after="2")
+
+
+async def _bad_body(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, BodyError)  # noqa: S101  # As above.
+    return error_response(error.status, error.code, error.message)
+
+
+async def _refused_item(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, RefusedItemError)  # noqa: S101  # As above.
+    return error_response(422, error.code, error.message, error.field)
+
+
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("http.failed", path=request.url.path, exc_info=error)
     return error_response(500, "internal", "the gateway failed; its log says why")
@@ -206,6 +241,9 @@ ERROR_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] =
     BadParameterError: _bad_parameter,
     ApiKeyError: _no_key,
     CatalogUnavailableError: _no_catalog,
+    NoInstrumentsError: _no_instruments,
+    BodyError: _bad_body,
+    RefusedItemError: _refused_item,
     Exception: _bug,
 }
 """The one place where errors become HTTP answers."""
