@@ -119,9 +119,7 @@ class AccountCommands:
         except RetryableError as error:
             reply = _error("unavailable", str(error), _RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001  # Whoever asked gets an answer.
-            log.error(
-                "account_command.failed", verb=command.verb.value, error=logs.kind_of(error)
-            )
+            log.error("account_command.failed", verb=command.verb.value, error=logs.kind_of(error))
             reply = _error("internal", "the command failed; the log of control says why")
         log.info(
             "account_command.done",

@@ -27,7 +27,9 @@ from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
 from services.gateway.routes import accounts as account_routes
 from services.gateway.routes import instruments, page, rest, ticks
+from services.gateway.routes.subscriptions import SubscriptionRoutes
 from services.gateway.settings import GatewaySettings
+from services.gateway.subscriptions import Subscriptions
 from services.gateway.wire import GatewayProtocol, Wire
 
 log = logs.get_logger(__name__)
@@ -74,6 +76,9 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             directory=directory,
             accounts=accounts,
             catalog=Catalog(database),
+            subscriptions=SubscriptionRoutes(
+                Subscriptions(database, directory.is_account), bus, settings
+            ),
             state=state,
             health=health,
             assets=assets,
@@ -102,6 +107,7 @@ def application(
     directory: Directory,
     accounts: Accounts,
     catalog: Catalog,
+    subscriptions: SubscriptionRoutes,
     state: FleetState,
     health: Health,
     assets: dict[str, page.Asset],
@@ -132,6 +138,7 @@ def application(
             *rest.routes(catalog=catalog, state=state, settings=settings),
             *account_routes.routes(accounts=accounts, directory=directory, settings=settings),
             *instruments.routes(catalog=catalog, settings=settings),
+            *subscriptions.routes(),
             *page.routes(assets),
         ],
         exception_handlers={**rest.ERROR_HANDLERS, **account_routes.ERROR_HANDLERS},

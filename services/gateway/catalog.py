@@ -1,6 +1,5 @@
-"""Reads instruments, the plan and explicit subscriptions from PostgreSQL for REST."""
+"""Reads instruments and the plan from PostgreSQL for REST."""
 
-from datetime import date
 from typing import Any
 
 import asyncpg
@@ -16,27 +15,6 @@ _INSTRUMENT_COLUMNS = (
     "i.reused_from"
 )
 _INSTRUMENT_ORDER = "ORDER BY i.underlying, i.expiry NULLS FIRST, i.strike, i.instrument_token"
-
-# What is planned, and what was asked for but has no place in the plan (yet).
-_SUBSCRIPTIONS = """
-FROM plan_entries p
-FULL JOIN (SELECT * FROM instrument_subscriptions WHERE status = 'active') s
-    USING (instrument_token)
-LEFT JOIN instruments i USING (instrument_token)
-"""
-_SUBSCRIPTION_COLUMNS = """
-    instrument_token,
-    coalesce(i.tradingsymbol, s.tradingsymbol) AS tradingsymbol,
-    coalesce(i.segment, s.segment) AS segment,
-    CASE WHEN p.account_id IS NULL THEN 'pending' ELSE 'active' END AS status,
-    coalesce(s.requested_mode, upper(p.mode)) AS requested_mode,
-    coalesce(p.account_id, s.account_id) AS account_id,
-    i.underlying, i.kind, i.expiry, i.strike, i.option_type,
-    coalesce(p.reason, 'explicit') AS origin,
-    coalesce(s.created_at, p.planned_at) AS created_at,
-    p.planned_at
-"""
-_SUBSCRIPTION_ORDER = "ORDER BY i.underlying, i.expiry NULLS FIRST, i.strike, instrument_token"
 
 
 # Which dump a question is about. Days are those of the market in force, live or simulated.
@@ -57,24 +35,6 @@ JOIN instrument_dumps c ON c.is_current AND d.source = c.source ORDER BY d.marke
 """
 _PREVIOUS_DAY = _DUMP_OF_A_DAY.format(day="d.market_date < c.market_date")
 _NAMED_DAY = _DUMP_OF_A_DAY.format(day="d.market_date = $1")
-
-
-class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which rows are wanted; None means any.
-
-    Attributes:
-        underlying: Exact name.
-        expiry: Exact day.
-        kind: `option`, `future`, `index` or `equity`.
-        limit: Rows at most.
-        offset: Rows to skip.
-    """
-
-    underlying: str | None = None
-    expiry: date | None = None
-    kind: str | None = None
-    limit: int
-    offset: int
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,15 +123,6 @@ class Catalog:
             )
         return NotFoundError("day", f"no instruments of an earlier day are kept; kept: {kept}")
 
-    async def subscriptions(self, wanted: Filter) -> Page:
-        """What streams, and what is wanted but has no place yet (`pending`)."""
-        return await self._page(
-            columns=_SUBSCRIPTION_COLUMNS,
-            source=_SUBSCRIPTIONS,
-            order=_SUBSCRIPTION_ORDER,
-            wanted=wanted,
-        )
-
     async def chains(self) -> Page:
         """Every (underlying, expiry) that has options, with how many of them are planned."""
         rows = await self._fetch(
@@ -181,36 +132,6 @@ class Catalog:
             "ORDER BY i.underlying, i.expiry"
         )
         return Page(items=rows, total=len(rows))
-
-    async def _page(self, *, columns: str, source: str, order: str, wanted: Filter) -> Page:
-        conditions = []
-        values: list[Any] = []
-        for column in ("underlying", "expiry", "kind"):
-            value = getattr(wanted, column)
-            if value is not None:
-                values.append(value)
-                conditions.append(f"i.{column} = ${len(values)}")
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        # One statement, so that page and total belong to the same dump even while it is swapped;
-        # the outer join keeps the total when the page lies beyond the end. Every fragment is a
-        # constant of this module: values travel as parameters only.
-        query = f"""
-            WITH wanted AS MATERIALIZED (SELECT {columns}, row_number() OVER ({order}) AS place
-                                         {source} {where}),
-                 page AS (SELECT * FROM wanted ORDER BY place
-                          LIMIT ${len(values) + 1} OFFSET ${len(values) + 2})
-            SELECT c.total, page.* FROM (SELECT count(*) AS total FROM wanted) c
-            LEFT JOIN page ON true ORDER BY page.place
-        """  # noqa: S608
-        rows = await self._fetch(query, *values, wanted.limit, wanted.offset)
-        total = int(rows[0]["total"])
-        items = []
-        for row in rows:
-            place = row.pop("place")
-            del row["total"]
-            if place is not None:
-                items.append(row)
-        return Page(items=items, total=total)
 
     async def _fetch(self, query: str, *values: Any) -> list[dict[str, Any]]:
         try:

@@ -9,7 +9,7 @@ from libs.common import logs
 from libs.common.bus.connection import Bus
 from libs.common.bus.kv import Mirror
 from libs.common.contracts import codec, streams
-from libs.common.contracts.messages import AccountPlan, FeedStatus, Message
+from libs.common.contracts.messages import AccountPlan, AccountState, FeedStatus, Message
 from libs.common.lifecycle import Lifecycle
 
 FEED_KEY_PREFIX = "feed-"
@@ -39,12 +39,14 @@ class Directory:
     Attributes:
         plans: By account.
         feeds: By account.
+        accounts: By account.
         instruments_at_ns: When a set of instruments last changed, epoch ns; None before.
     """
 
     def __init__(self, bus: Bus) -> None:
         self.plans: dict[str, AccountPlan] = {}
         self.feeds: dict[str, FeedStatus] = {}
+        self.accounts: dict[str, AccountState] = {}
         self.instruments_at_ns: int | None = None
         self._tokens_of: dict[str, frozenset[int]] = {}
         # By token, whose set it is in: a token may move from one underlying to another, and the
@@ -54,6 +56,7 @@ class Directory:
         self._mirrors = {
             "instruments": Mirror(bus, streams.INSTRUMENTS.name, self._instruments_changed),
             "plan": Mirror(bus, streams.PLAN.name, self._plan_changed),
+            "accounts": Mirror(bus, streams.ACCOUNTS.name, self._account_changed),
             # The whole bucket: a NATS wildcard stands for a whole token, never for its end.
             "status": Mirror(bus, streams.STATUS.name, self._feed_changed),
         }
@@ -83,6 +86,11 @@ class Directory:
             return ()
         return tuple(token for token in tokens if token not in self._owner)
 
+    def is_account(self, name: str) -> bool:
+        """Whether an account exists; any may, as long as none is known to judge by."""
+        known = self.accounts.keys() | self.plans.keys()
+        return not known or name in known
+
     def _instruments_changed(self, key: str, value: bytes | None) -> None:
         fresh: frozenset[int] = frozenset()
         if value is not None:
@@ -105,6 +113,9 @@ class Directory:
 
     def _plan_changed(self, key: str, value: bytes | None) -> None:
         self._keep(self.plans, AccountPlan, f"plan/{key}", value)
+
+    def _account_changed(self, key: str, value: bytes | None) -> None:
+        self._keep(self.accounts, AccountState, f"accounts/{key}", value)
 
     def _feed_changed(self, key: str, value: bytes | None) -> None:
         if not key.startswith(FEED_KEY_PREFIX):

@@ -88,22 +88,27 @@ class CatalogUnavailableError(RetryableError):
         self.reason = reason
 
 
-class BadBodyError(RejectedError):
-    """A request body cannot be used; nothing of it is repeated.
+class NoInstrumentsError(RetryableError):
+    """No instruments have been loaded yet, so nothing can be looked up: HTTP 503."""
+
+    def __init__(self) -> None:
+        super().__init__("no instruments have been loaded yet; control does that at its start")
+
+
+class BodyError(RejectedError):
+    """The body of a request cannot be read; nothing of it is repeated.
 
     Attributes:
-        status: HTTP 400, 413 or 422.
+        status: The HTTP status.
         code: For programs.
         message: For people.
-        field: Which field is wrong, when one is.
     """
 
-    def __init__(self, status: int, code: str, message: str, *, field: str | None = None) -> None:
+    def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
-        self.field = field
 
 
 class CommandRefusedError(RejectedError):
@@ -134,3 +139,19 @@ class AccountsUnavailableError(RetryableError):
         self.code = code
         self.message = message
         self.retry_after_seconds = retry_after_seconds
+
+
+class RefusedItemError(RejectedError):
+    """The one instrument of a request was refused: HTTP 422.
+
+    Attributes:
+        code: For programs.
+        message: For people.
+        field: The part of the request that is wrong.
+    """
+
+    def __init__(self, code: str, message: str, field: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -53,7 +54,7 @@ async def _tokens_of(fleet, account, count=3):
 def _accounts_of(fleet, tokens):
     """Which accounts stream these tokens now."""
     wanted = set(tokens)
-    found = {}
+    found: dict[int, Any] = {}
     for offset in range(0, 20_000, 1000):
         items = httpx.get(
             f"{fleet.gateway}/subscriptions",

@@ -6,6 +6,7 @@ The simulator's clock jumps; everything between two jumps runs at the usual pace
 import asyncio
 import time
 from datetime import date, datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -63,7 +64,7 @@ async def _options(fleet, expiry):
 async def _until_exchange_time(client, tokens, moment):
     """The first tick of each token at or after a moment of the market."""
     after_ns = int(datetime.fromisoformat(moment).replace(tzinfo=IST).timestamp() * 1e9)
-    found = {}
+    found: dict[int, Any] = {}
     async with asyncio.timeout(RECOVERY_DEADLINE_SECONDS):
         while len(found) < len(tokens):
             tick = (await client.next("tick"))["data"]

@@ -85,6 +85,19 @@ class Gateway:
         async with httpx.AsyncClient(timeout=10) as client:
             return await client.get(self.url + path, headers=headers)
 
+    async def send(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> httpx.Response:
+        """Ask REST to change something; text and bytes go as they are, all else as JSON."""
+        raw = body if isinstance(body, str | bytes) else None
+        async with httpx.AsyncClient(timeout=60) as client:
+            return await client.request(
+                method,
+                self.url + path,
+                content=raw if raw is not None or body is None else json.dumps(body),
+                headers={"Content-Type": "application/json", **headers},
+            )
+
     @asynccontextmanager
     async def client(self, jwt_token: str | None = None, **options: Any) -> AsyncIterator["Peer"]:
         """Connect with a token in the address and take the greeting."""

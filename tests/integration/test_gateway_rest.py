@@ -4,7 +4,6 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-import asyncpg
 import pytest
 
 from libs.common.bus.connection import Bus
@@ -38,22 +37,6 @@ INSTRUMENT_FIELDS = {
     "lot_size",
     "tick_size",
     "reused_from",
-}
-SUBSCRIPTION_FIELDS = {
-    "instrument_token",
-    "tradingsymbol",
-    "segment",
-    "status",
-    "requested_mode",
-    "account_id",
-    "underlying",
-    "kind",
-    "expiry",
-    "strike",
-    "option_type",
-    "origin",
-    "created_at",
-    "planned_at",
 }
 
 
@@ -112,32 +95,6 @@ async def test_filters_and_pages_cut_the_same_list(gateway, market):
     assert await tokens("kind=option&offset=100000") == ([], total)
     assert (await tokens("planned=true"))[1] == len(market.instruments)
     assert (await tokens("planned=false"))[1] == 0
-
-
-async def test_subscriptions_are_the_plan_and_what_waits_for_a_place(gateway, postgres, market):
-    connection = await asyncpg.connect(postgres.url)
-    await connection.execute(
-        "INSERT INTO instrument_subscriptions (instrument_token, tradingsymbol, segment, status) "
-        "VALUES (77, 'ELSEWHERE', 'NSE', 'active'), (78, 'GONE', 'NSE', 'inactive'), "
-        "($1, 'X', 'Y', 'active')",
-        market.index.instrument_token,
-    )
-    await connection.close()
-    body = (await gateway.get("/subscriptions?limit=1000")).json()
-    assert body["total"] == len(market.instruments) + 1
-    items = {item["instrument_token"]: item for item in body["items"]}
-    assert all(set(item) == SUBSCRIPTION_FIELDS for item in body["items"])
-    option = items[market.options[0].instrument_token]
-    assert (option["status"], option["origin"], option["account_id"]) == (
-        "active",
-        "window",
-        "acc1",
-    )
-    assert option["requested_mode"] == "FULL"
-    assert (items[77]["status"], items[77]["account_id"]) == ("pending", None)
-    assert 78 not in items
-    only = (await gateway.get("/subscriptions?kind=index")).json()
-    assert [i["instrument_token"] for i in only["items"]] == [market.index.instrument_token]
 
 
 async def test_chains_tell_what_can_be_shown(gateway, market):

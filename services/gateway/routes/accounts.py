@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -20,21 +20,19 @@ from libs.common.contracts.messages import (
 )
 from services.gateway.accounts import Accounts, shown
 from services.gateway.directory import Directory
+from services.gateway.domain.parameters import refuse_unknown
 from services.gateway.errors import (
     AccountsUnavailableError,
-    BadBodyError,
     BadParameterError,
     CommandRefusedError,
 )
+from services.gateway.routes.body import read_json
 from services.gateway.routes.rest import JsonResponse, error_response, key_check
 from services.gateway.settings import GatewaySettings
 
 BODY_BYTES_MAX = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _NAME_RULE = "must be 1 to 32 letters, digits, '-' and '_', a letter or digit first"
-_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]{1,64})`")
-_MISSING_FIELD = re.compile(r"missing required field `([^`]{1,64})`")
-_AT_FIELD = re.compile(r"at `\$\.([A-Za-z_]+)")
 _STATUS_OF = {"bad_request": 422, "not_found": 404, "conflict": 409, "refused": 422}
 _RETRY_SECONDS = 2
 _MOMENTS = {
@@ -93,16 +91,13 @@ class _Nothing(_Body, frozen=True, kw_only=True):
     """Of a request that says everything with its address."""
 
 
-B = TypeVar("B", bound=_Body)
-
-
 def routes(*, accounts: Accounts, directory: Directory, settings: GatewaySettings) -> list[Route]:
     """The routes under `/accounts`."""
     require_key = key_check(settings)
 
     async def listing(request: Request) -> Response:
         require_key(request)
-        _refuse_query(request)
+        refuse_unknown(request.query_params)
         if not accounts.is_ready:
             raise AccountsUnavailableError(
                 "unavailable", "the accounts have not been read yet", retry_after_seconds=1.0
@@ -115,8 +110,8 @@ def routes(*, accounts: Accounts, directory: Directory, settings: GatewaySetting
 
     async def add(request: Request) -> Response:
         require_key(request)
-        _refuse_query(request)
-        body = await _read(request, _New)
+        refuse_unknown(request.query_params)
+        body = await read_json(request, _New, bytes_max=BODY_BYTES_MAX)
         fields = msgspec.structs.asdict(body)
         _check_name(body.account)
         state = await accounts.ask(AccountCommand(verb=AccountVerb.ADD, **fields))
@@ -125,9 +120,11 @@ def routes(*, accounts: Accounts, directory: Directory, settings: GatewaySetting
     def verb(which: AccountVerb, kind: type[_Body]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             require_key(request)
-            _refuse_query(request)
+            refuse_unknown(request.query_params)
             name = _check_name(request.path_params["account"])
-            fields = msgspec.structs.asdict(await _read(request, kind))
+            fields = msgspec.structs.asdict(
+                await read_json(request, kind, bytes_max=BODY_BYTES_MAX, may_be_empty=True)
+            )
             state = await accounts.ask(AccountCommand(verb=which, account=name, **fields))
             return JsonResponse(_answer(state))
 
@@ -143,41 +140,6 @@ def routes(*, accounts: Accounts, directory: Directory, settings: GatewaySetting
         Route(f"{one}/login", verb(AccountVerb.LOGIN, _Login), methods=["POST"]),
         Route(one, verb(AccountVerb.REMOVE, _Nothing), methods=["DELETE"]),
     ]
-
-
-async def _read(request: Request, kind: type[B]) -> B:
-    """Read a bounded JSON body; an empty one stands for `{}`.
-
-    Raises:
-        BadBodyError: Too large (413), no JSON (400), or a field is wrong (422); no value of the
-            body is repeated.
-    """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise BadBodyError(413, "body_too_large", f"at most {BODY_BYTES_MAX} bytes")
-    try:
-        return msgspec.json.decode(body.strip() or b"{}", type=kind)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        if (unknown := _UNKNOWN_FIELD.search(message)) is not None:
-            known = ", ".join(field.name for field in msgspec.structs.fields(kind)) or "none"
-            raise BadBodyError(
-                422, "bad_parameter", f"unknown field; known: {known}", field=unknown.group(1)
-            ) from error
-        at = _MISSING_FIELD.search(message) or _AT_FIELD.search(message)
-        raise BadBodyError(
-            422, "bad_parameter", message, field=at.group(1) if at else None
-        ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadBodyError(400, "invalid_json", "the body is not valid JSON") from error
-
-
-def _refuse_query(request: Request) -> None:
-    # Above all a secret in the address, where every proxy would log it.
-    for name in request.query_params:
-        raise BadParameterError(name[:64], "unknown parameter; known: none")
 
 
 def _check_name(name: str) -> str:
@@ -244,15 +206,8 @@ async def _unavailable(request: Request, error: Exception) -> Response:
     return error_response(503, error.code, error.message, retry_after=str(seconds))
 
 
-async def _bad_body(request: Request, error: Exception) -> Response:
-    del request
-    assert isinstance(error, BadBodyError)  # noqa: S101  # As above.
-    return error_response(error.status, error.code, error.message, error.field)
-
-
 ERROR_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
     CommandRefusedError: _refused,
     AccountsUnavailableError: _unavailable,
-    BadBodyError: _bad_body,
 }
 """How the errors of these routes become HTTP answers."""

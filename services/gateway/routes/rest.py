@@ -1,4 +1,4 @@
-"""Read-only REST: health of the fleet, chains and subscriptions; and what all of REST shares."""
+"""REST: health of the fleet and its chains; and what all of REST shares."""
 
 import hmac
 from collections.abc import Awaitable, Callable
@@ -11,30 +11,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from libs.common import logs
-from libs.common.domain.instruments import Kind
-from services.gateway.catalog import Catalog, Filter, Page
-from services.gateway.domain.parameters import (
-    LIMIT_DEFAULT,
-    LIMIT_MAX,
-    NAME_LENGTH_MAX,
-    OFFSET_MAX,
-    read_choice,
-    read_date,
-    read_name,
-    read_whole,
-)
+from services.gateway.catalog import Catalog, Page
+from services.gateway.domain.parameters import refuse_unknown
 from services.gateway.errors import (
     ApiKeyError,
     BadParameterError,
+    BodyError,
     CatalogUnavailableError,
+    NoInstrumentsError,
     NotFoundError,
+    RefusedItemError,
 )
 from services.gateway.fleet_state import FleetState
 from services.gateway.identity import dev_token
 from services.gateway.settings import GatewaySettings
-
-_PAGING = frozenset({"limit", "offset"})
-_FILTERS = frozenset({"underlying", "expiry", "kind"})
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -76,18 +66,13 @@ def routes(*, catalog: Catalog, state: FleetState, settings: GatewaySettings) ->
             require_key(request)
         return JsonResponse(state.health())
 
-    async def subscriptions(request: Request) -> Response:
-        require_key(request)
-        return _paged(await catalog.subscriptions(read_filter(request)))
-
     async def chains(request: Request) -> Response:
         require_key(request)
-        _refuse_unknown(request, frozenset())
-        return _paged(await catalog.chains())
+        refuse_unknown(request.query_params)
+        return paged(await catalog.chains())
 
     found = [
         Route("/health", health),
-        Route("/subscriptions", subscriptions),
         Route("/chains", chains),
     ]
     if settings.offers_dev_token:
@@ -115,32 +100,8 @@ def key_check(settings: GatewaySettings) -> Callable[[Request], None]:
     return check
 
 
-def read_filter(request: Request) -> Filter:
-    """Read the query's parameters.
-
-    Raises:
-        BadParameterError: Names the parameter.
-    """
-    _refuse_unknown(request, _FILTERS | _PAGING)
-    query = request.query_params
-    return Filter(
-        underlying=read_name("underlying", query.get("underlying")),
-        expiry=read_date("expiry", query.get("expiry")),
-        kind=read_choice("kind", query.get("kind"), tuple(Kind)),
-        limit=read_whole("limit", query.get("limit"), default=LIMIT_DEFAULT, low=1, high=LIMIT_MAX),
-        offset=read_whole("offset", query.get("offset"), default=0, low=0, high=OFFSET_MAX),
-    )
-
-
-def _refuse_unknown(request: Request, allowed: frozenset[str]) -> None:
-    # A misspelt filter that is ignored gives wrong data with status 200.
-    for name in request.query_params:
-        if name not in allowed:
-            known = ", ".join(sorted(allowed)) or "none"
-            raise BadParameterError(name[:NAME_LENGTH_MAX], f"unknown parameter; known: {known}")
-
-
-def _paged(page: Page) -> JsonResponse:
+def paged(page: Page) -> JsonResponse:
+    """The one shape of every list."""
     return JsonResponse({"items": page.items, "total": page.total})
 
 
@@ -173,6 +134,23 @@ async def _no_catalog(request: Request, error: Exception) -> Response:
     return error_response(503, "database_unavailable", str(error), retry_after="2")
 
 
+async def _no_instruments(request: Request, error: Exception) -> Response:
+    del request
+    return error_response(503, "no_instruments", str(error), retry_after="2")
+
+
+async def _bad_body(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, BodyError)  # noqa: S101  # As above.
+    return error_response(error.status, error.code, error.message)
+
+
+async def _refused_item(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, RefusedItemError)  # noqa: S101  # As above.
+    return error_response(422, error.code, error.message, error.field)
+
+
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("http.failed", path=request.url.path, exc_info=error)
     return error_response(500, "internal", "the gateway failed; its log says why")
@@ -184,6 +162,9 @@ ERROR_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] =
     NotFoundError: _not_found,
     ApiKeyError: _no_key,
     CatalogUnavailableError: _no_catalog,
+    NoInstrumentsError: _no_instruments,
+    BodyError: _bad_body,
+    RefusedItemError: _refused_item,
     Exception: _bug,
 }
 """The one place where errors become HTTP answers."""
