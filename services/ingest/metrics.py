@@ -65,7 +65,8 @@ STALE_TOKENS = Gauge("tickfleet_ingest_stale_tokens", "Instruments gone silent",
 LAST_FRAME_SECONDS = Gauge(
     "tickfleet_ingest_last_frame_timestamp_seconds", "When the last frame came", ["account"]
 )
-# Requests for candles or quotes (call: history, quote) by outcome: ok, or the code of the error.
+# Requests for candles or quotes (call: history, quote) by outcome: ok, abandoned (the caller left
+# before the last part), cancelled (the process stopped), or the code of the error.
 # bad_request: a caller's bug; rate_limited: more is asked for than the accounts may ask Kite, add
 # accounts or ask less; no_account: log the accounts in; unavailable: Kite or the network.
 REQUESTS_TOTAL = Counter(

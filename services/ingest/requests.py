@@ -156,7 +156,8 @@ class Requests:
     def _history_handler(self, account: str | None) -> Handler:
         async def handle(request: ServiceRequest) -> None:
             answer = _HistoryAnswer(request)
-            await self._answered(Call.HISTORY, self._history(request, account, answer), answer.fail)
+            work = self._history(request, account, answer)
+            await self._answered(Call.HISTORY, request, work, answer.fail)
 
         return handle
 
@@ -165,13 +166,14 @@ class Requests:
             async def fail(error: RpcError) -> None:
                 await request.respond(codec.to_json(QuoteReply(error=error)))
 
-            await self._answered(Call.QUOTE, self._quotes(request, account), fail)
+            await self._answered(Call.QUOTE, request, self._quotes(request, account), fail)
 
         return handle
 
     async def _answered(
         self,
         call: Call,
+        request: ServiceRequest,
         work: Awaitable[None],
         fail: Callable[[RpcError], Awaitable[None]],
     ) -> None:
@@ -180,7 +182,7 @@ class Requests:
         outcome = "cancelled"
         try:
             await work
-            outcome = "ok"
+            outcome = "abandoned" if request.is_abandoned else "ok"
         except RequestError as error:
             outcome = error.error.code
             await fail(error.error)
@@ -195,6 +197,9 @@ class Requests:
         _refuse_if(request_checks.history_problem(wanted))
         spans = list(split(wanted.start, wanted.end, wanted.interval.value))
         for place, span in enumerate(spans):
+            if request.is_abandoned:
+                # Kite's calls are scarce: none for somebody who has left.
+                return
             served = await self._served(self._candles_work(wanted, span), request, account)
             await answer.piece(served, last=place == len(spans) - 1)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,7 @@ async def test_endpoint_is_found_by_the_micro_protocol_and_counts_whole_requests
             {"name": "slow", "subject": "t.slow", "queue_group": "testers", "metadata": None}
         ]
         asking = asyncio.create_task(ask(bus, "t.slow"))
-        stats = {}
+        stats: dict[str, Any] = {}
         while stats.get("data", {}).get("running") != 1:
             stats = json.loads(await ask(bus, "$SRV.STATS.test-service"))["endpoints"][0]
         release.set()
@@ -257,6 +258,47 @@ async def test_request_without_reply_subject_is_handled_and_answered_to_nobody(b
         await bus.publish("t.note", b"told")
         await until(lambda: seen)
         assert seen == [(b"told", True)]
+
+
+async def test_handler_learns_that_its_caller_has_left(bus):
+    left, finished, sent = asyncio.Event(), asyncio.Event(), []
+
+    async def handle(request):
+        await request.respond(b"1")
+        await left.wait()
+        while not request.is_abandoned:
+            sent.append(await request.respond(b"more"))
+            await asyncio.sleep(0.01)
+        finished.set()
+
+    async with service(bus) as served:
+        await served.serve("t.parts", handle, name="parts", refusal=refused)
+        async with request_stream(
+            bus, "t.parts", b"", is_last=is_end, timeout_seconds=10
+        ) as answers:
+            assert (await anext(answers)).payload == b"1"
+        left.set()
+        await finished.wait()
+        assert sent
+
+
+async def test_caller_that_listens_is_not_taken_for_gone(bus):
+    flags = []
+
+    async def handle(request):
+        for _ in range(50):
+            await request.respond(b"part")
+            await asyncio.sleep(0)
+            flags.append(request.is_abandoned)
+        await request.respond(b"end")
+
+    async with service(bus) as served:
+        await served.serve("t.parts", handle, name="parts", refusal=refused)
+        async with request_stream(
+            bus, "t.parts", b"", is_last=is_end, timeout_seconds=10
+        ) as answers:
+            assert len([answer async for answer in answers]) == 51
+    assert flags == [False] * 50
 
 
 def test_every_refusal_has_a_word():

@@ -69,7 +69,7 @@ async def two_ingests(rig, first=1, second=2, **settings):
     await rig.log_in(first, second)
     async with rig.ingest("one", **settings), rig.ingest("two", **settings):
         await rig.until_served(first, second)
-        holders = {}
+        holders: dict[int, str] = {}
         async with asyncio.timeout(30):
             while len(set(holders.values())) < 2:
                 for account in (first, second):
@@ -269,20 +269,16 @@ async def test_429_for_the_only_account_is_waited_for(rig, bus, simulator):
 async def test_403_fails_over_and_the_session_is_reported_refused(rig, bus, simulator):
     key = simulator.account(1).api_key
     async with two_ingests(rig):
-        simulator.fault(
-            kind="error_replies",
-            api_key=key,
-            path=HISTORY_PATH,
-            status=403,
-            error_type="TokenException",
-        )
-        # Whoever gets the requests, the refused account is asked by one of them.
-        with pytest.raises(ServiceBusyError) as caught:
-            await parts_of(bus, wanted(), account="sim1")
-        assert caught.value.code == "no_account"
-        assert {part.account for part in await parts_of(bus, wanted())} == {"sim2"}
+        fault = {"kind": "error_replies", "path": HISTORY_PATH, "status": 403}
+        simulator.fault(api_key=key, error_type="TokenException", **fault)
+        # Whichever process gets a request; the first one that asks the dead account sees the 403.
+        before = count(metrics.FAILOVERS_TOTAL, call="history", cause="session_refused")
+        async with asyncio.timeout(60):
+            while count(metrics.FAILOVERS_TOTAL, call="history", cause="session_refused") == before:
+                assert {part.account for part in await parts_of(bus, wanted())} == {"sim2"}
         await rig.until_interest(subjects.rpc_history_of("sim1"), expected=False)
-        await rig.until_status(1, lambda status: status.session_refused)
+        status = await rig.until_status(1, lambda status: status.session_refused)
+        assert status.session_minted_at_ns is not None
         simulator.heal()
         with pytest.raises(NoResponderError):
             await parts_of(bus, wanted(), account="sim1")
@@ -290,6 +286,31 @@ async def test_403_fails_over_and_the_session_is_reported_refused(rig, bus, simu
         await rig.log_in(1)
         await rig.until_served(1)
         assert {part.account for part in await parts_of(bus, wanted(), account="sim1")} == {"sim1"}
+
+
+async def test_refused_account_that_is_asked_alone_says_that_it_has_no_session(rig, bus, simulator):
+    async with one_ingest(rig, 1, 2):
+        simulator.fault(
+            kind="error_replies",
+            api_key=simulator.account(1).api_key,
+            path=HISTORY_PATH,
+            status=403,
+            error_type="TokenException",
+        )
+        with pytest.raises(ServiceBusyError, match="sim1: session_refused") as caught:
+            await parts_of(bus, wanted(), account="sim1")
+        assert caught.value.code == "no_account"
+
+
+async def test_pieces_are_not_fetched_for_a_caller_who_has_left(rig, bus):
+    request = wanted("2018-01-01", "2026-11-17")
+    abandoned = metrics.REQUESTS_TOTAL.labels(call="history", outcome="abandoned")
+    before = abandoned._value.get()
+    async with one_ingest(rig, 1):
+        async with market_requests.history(bus, request, timeout_seconds=60) as parts:
+            await anext(parts)
+        # Fifty-five pieces would take eighteen seconds of Kite's limit, and much longer here.
+        await until(lambda: abandoned._value.get() == before + 1, seconds=60)
 
 
 async def test_token_that_died_at_kite_is_refused_once_and_then_left_alone(rig, bus, simulator):
@@ -512,7 +533,7 @@ async def test_unknown_token_is_not_found_without_failover(rig, bus):
 async def test_account_without_session_serves_nothing_until_it_has_one(rig, bus):
     await rig.plan(1)
     async with rig.ingest():
-        await rig.until_status(1, lambda status: True)
+        await rig.until_status(1, lambda _: True)
         with pytest.raises(NoResponderError):
             await parts_of(bus, wanted())
         await rig.log_in(1)

@@ -258,7 +258,12 @@ class Bus:
         return await self.offer(subject, payload, headers) is PublishOutcome.SENT
 
     async def offer(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        reply: str = "",
     ) -> PublishOutcome:
         """Publish without waiting for an acknowledgement; never raises for a state of the bus.
 
@@ -270,6 +275,7 @@ class Bus:
             subject: A subject without wildcards.
             payload: At most the server's max_payload.
             headers: Text headers; together with the payload within max_payload.
+            reply: Where the server says so when nobody receives the message.
         """
         client = self.client
         size = len(payload)
@@ -286,7 +292,9 @@ class Bus:
             log.error("bus.publish_invalid", subject=subject, size_bytes=size, reason="too large")
             return self._dropped(PublishOutcome.INVALID)
         try:
-            await client.publish(subject, payload, headers=dict(headers) if headers else None)
+            await client.publish(
+                subject, payload, reply=reply, headers=dict(headers) if headers else None
+            )
         except nats.errors.OutboundBufferLimitError:
             return self._dropped(PublishOutcome.BUFFER_FULL)
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):

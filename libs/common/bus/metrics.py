@@ -84,8 +84,9 @@ LEASE_REFRESH_FAILURES_TOTAL = Counter(
 )
 
 # Requests that reached a service of this process, by service and outcome. served: the handler
-# answered; busy: too many ran already, add processes or raise the concurrency; stopping: the
-# process was ending; failed: the handler raised, a bug, see the log.
+# answered; abandoned: its caller had left before the end, look at the caller's deadlines; busy: too
+# many ran already, add processes or raise the concurrency; stopping: the process was ending;
+# failed: the handler raised, a bug, see the log.
 SERVICE_REQUESTS_TOTAL = Counter(
     "tickfleet_bus_service_requests_total", "Requests by outcome", ["service", "outcome"]
 )

@@ -1,10 +1,12 @@
 """Serves requests as a NATS micro service: found by `nats service`, bounded, stopped gracefully.
 
 nats-py's own endpoint awaits its handler before it takes the next request, cannot be removed, and
-counts only what happens inside that await. Here every request runs in a task of its own.
+counts only what happens inside that await. Here every request runs in a task of its own, and
+learns when its caller is gone.
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -21,7 +23,7 @@ from nats.micro.service import EndpointConfig, EndpointStats, Service, ServiceCo
 
 from libs.common import logs
 from libs.common.bus import metrics
-from libs.common.bus.connection import Bus
+from libs.common.bus.connection import Bus, BusMessage, PublishOutcome
 from libs.common.bus.errors import translated
 from libs.common.bus.tasks import OwnedTasks
 
@@ -29,6 +31,7 @@ log = logs.get_logger(__name__)
 
 # For the server's part in ending a subscription; the bus itself notices a dead server by then.
 _SERVER_SECONDS = 2.0
+_FLUSH_SECONDS = 2
 _CODES = {"busy": "503", "stopping": "503", "failed": "500"}
 
 
@@ -55,6 +58,10 @@ class ServiceRequest(Protocol):
     def headers(self) -> Mapping[str, str]:
         """Its headers; empty when it has none."""
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether an earlier answer reached nobody: further ones are not worth the work."""
+
     async def respond(self, payload: bytes) -> bool:
         """Send an answer, or one of several; False when it was dropped (and counted)."""
 
@@ -67,11 +74,13 @@ RefusalPayload = Callable[[Refusal], bytes]
 class _Request:
     """A request of nats.micro, answered through the bus, whose buffer is bounded."""
 
-    def __init__(self, bus: Bus, request: Request) -> None:
+    def __init__(self, bus: Bus, request: Request, *, unreceived: str) -> None:
         self._bus = bus
+        self._unreceived = unreceived
         self.subject = request.subject
         self.payload = request.data
         self.headers: Mapping[str, str] = request.headers or {}
+        self.is_abandoned = False
         self._reply = request._msg.reply  # noqa: SLF001  # The only way to the reply subject.
 
     async def respond(self, payload: bytes) -> bool:
@@ -85,7 +94,13 @@ class _Request:
 
     async def _send(self, payload: bytes, headers: Mapping[str, str] | None) -> bool:
         # Without a reply subject nobody waits for an answer.
-        return not self._reply or await self._bus.publish(self._reply, payload, headers)
+        if not self._reply:
+            return True
+        outcome = await self._bus.offer(self._reply, payload, headers, reply=self._unreceived)
+        if outcome is not PublishOutcome.SENT:
+            # The caller misses it; what would follow is of no use to them.
+            self.is_abandoned = True
+        return not self.is_abandoned
 
 
 class _Figures(msgspec.Struct):
@@ -126,7 +141,11 @@ class RequestService:
         self._service = Service(bus.client, replace(config, stats_handler=self._stats))
         self._served: dict[str, _Served] = {}
         self._tasks = OwnedTasks()
-        self._running = 0
+        # By the last token of the subject on which the server reports that nobody received an
+        # answer: the caller has left its inbox.
+        self._running: dict[str, _Request] = {}
+        self._numbers = itertools.count()
+        self._unreceived = bus.client.new_inbox()
         self._stopping = False
         self._gauge = metrics.SERVICE_RUNNING.labels(service=config.name)
 
@@ -169,12 +188,14 @@ class RequestService:
             queue_group=queue_group,
         )
         service = cls(bus, config, concurrency=concurrency)
+        reports = await bus.subscribe(f"{service._unreceived}.*", service._note_unreceived)
         with translated():
             await service._service.start()
         try:
             yield service
         finally:
             await service._stop(stop_seconds)
+            await service._in_time(reports.unsubscribe(), "reports")
 
     @property
     def subjects(self) -> set[str]:
@@ -193,6 +214,7 @@ class RequestService:
             refusal: Spells the answer to a request that is not handled.
 
         Raises:
+            BusUnavailableError: The server did not confirm it; it is served once it is back.
             BusClosedError: The bus is closed.
         """
         if subject in self._served or self._stopping:
@@ -200,7 +222,9 @@ class RequestService:
         figures = _Figures()
 
         async def take(request: Request) -> None:
-            await self._take(_Request(self._bus, request), handler, refusal, figures)
+            number = str(next(self._numbers))
+            own = _Request(self._bus, request, unreceived=f"{self._unreceived}.{number}")
+            await self._take(number, own, handler, refusal, figures)
 
         with translated():
             await self._service.add_endpoint(
@@ -209,6 +233,9 @@ class RequestService:
         # The newest is the last; nats.micro does not hand it out.
         endpoint = self._service._endpoints[-1]  # noqa: SLF001
         self._served[subject] = _Served(endpoint, figures)
+        # Only with its answer is it certain that other connections find the subject served.
+        with translated():
+            await self._bus.client.flush(_FLUSH_SECONDS)
 
     async def withdraw(self, subject: str) -> None:
         """Serve a subject no longer; requests that have arrived are still handled."""
@@ -228,28 +255,38 @@ class RequestService:
         self._bus.client._remove_sub(subscription._id)  # noqa: SLF001
 
     async def _take(
-        self, request: _Request, handler: Handler, refusal: RefusalPayload, figures: _Figures
+        self,
+        number: str,
+        request: _Request,
+        handler: Handler,
+        refusal: RefusalPayload,
+        figures: _Figures,
     ) -> None:
         figures.requests += 1
-        if self._stopping or self._running >= self._concurrency:
+        if self._stopping or len(self._running) >= self._concurrency:
             why = Refusal.STOPPING if self._stopping else Refusal.BUSY
             figures.refused += 1
             await self._refuse(request, why, refusal)
             return
-        self._running += 1
+        self._running[number] = request
         figures.running += 1
-        self._gauge.set(self._running)
+        self._gauge.set(len(self._running))
         self._tasks.spawn(
-            self._handle(request, handler, refusal, figures), name=f"service-{self._name}"
+            self._handle(number, request, handler, refusal, figures), name=f"service-{self._name}"
         )
 
     async def _handle(
-        self, request: _Request, handler: Handler, refusal: RefusalPayload, figures: _Figures
+        self,
+        number: str,
+        request: _Request,
+        handler: Handler,
+        refusal: RefusalPayload,
+        figures: _Figures,
     ) -> None:
         started_ns = time.monotonic_ns()
         try:
             await handler(request)
-            self._count("served")
+            self._count("abandoned" if request.is_abandoned else "served")
         except asyncio.CancelledError:
             await self._refuse(request, Refusal.STOPPING, refusal)
             raise
@@ -259,10 +296,15 @@ class RequestService:
             log.exception("service.handler_failed", service=self._name, subject=request.subject)
             await self._refuse(request, Refusal.FAILED, refusal)
         finally:
-            self._running -= 1
+            del self._running[number]
             figures.running -= 1
             figures.processing_ns += time.monotonic_ns() - started_ns
-            self._gauge.set(self._running)
+            self._gauge.set(len(self._running))
+
+    def _note_unreceived(self, message: BusMessage) -> None:
+        request = self._running.get(message.subject.rpartition(".")[2])
+        if request is not None:
+            request.is_abandoned = True
 
     async def _refuse(self, request: _Request, why: Refusal, refusal: RefusalPayload) -> None:
         self._count(why.value)

@@ -17,7 +17,8 @@ HEADER_CONNECTION = "Connection"
 HEADER_SOURCE = "Source"
 
 # The headers of a request for candles or quotes. Tried: escaped accounts, separated by commas, that
-# could not serve it; who gets it with this header answers at once instead of waiting for a limit.
+# could not serve it; an account that is asked alone with this header answers at once instead of
+# waiting for a limit.
 # Timeout-Seconds: how long the caller waits for each answer, when that is less than usual.
 HEADER_TRIED = "Tried"
 HEADER_TIMEOUT_SECONDS = "Timeout-Seconds"

@@ -89,7 +89,9 @@ def verdict(attempts: Mapping[str, AccountFailedError]) -> RpcError:
             retry_after_seconds=round(min(waits, default=1.0), 3),
         )
     if failures & _BROKEN:
-        return RpcError(code="unavailable", message=f"Kite cannot be reached ({by_account})")
+        return RpcError(
+            code="unavailable", message=f"no account has got an answer from Kite ({by_account})"
+        )
     return RpcError(
         code="no_account",
         message=f"no account has a session that may do this ({by_account or 'there is none'})",
