@@ -25,17 +25,19 @@ def tokens(*numbers, segment=NFO):
 class Feed:
     """A coverage with a clock."""
 
-    def __init__(self, planned):
+    def __init__(self, planned) -> None:
         self.coverage = Coverage(no_data_seconds=30, stale_seconds=60)
         self.planned = planned
         self.coverage.use_tokens(planned)
         self.now = 1000
 
     def tick(self, *chosen):
+        """Let these tokens tick now."""
         places = np.searchsorted(self.planned, np.array(chosen, np.int64))
         self.coverage.saw(places, self.now * SECOND)
 
     def look(self, after=0, *, subscribed=None, is_open=EVERYTHING):
+        """Move the clock and look."""
         self.now += after
         asked = self.planned if subscribed is None else subscribed
         return self.coverage.look(asked, is_open, self.now * SECOND)
@@ -131,18 +133,18 @@ def test_lists_equal_the_plain_rules(steps):
         asked = [names[number - 1] for number in sorted(subscribed)]
         since = {token: since.get(token, feed.now) for token in asked}
         opened = (feed.now if opened is None else opened) if is_open else None
-        no_data, pending, stale = [], [], []
+        silent: dict[str, list[int]] = {"no_data": [], "pending": [], "stale": []}
         for token in names:
             if token not in ticked:
                 waits = opened is not None and token in since
-                late = waits and feed.now - max(since[token], opened) > 30
-                (no_data if late else pending).append(token)
+                late = waits and feed.now - max(since[token], opened or 0) > 30
+                silent["no_data" if late else "pending"].append(token)
             elif opened is not None and feed.now - max(ticked[token], opened) > 60:
-                stale.append(token)
+                silent["stale"].append(token)
         found = feed.look(
             subscribed=np.array(asked, np.int64), is_open=EVERYTHING if is_open else frozenset()
         )
-        assert found == Silent(pending=tuple(pending), no_data=tuple(no_data), stale=tuple(stale))
+        assert found == Silent(**{name: tuple(values) for name, values in silent.items()})
 
 
 def test_empty_plan_has_nobody_silent():

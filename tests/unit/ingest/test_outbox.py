@@ -17,7 +17,9 @@ from tests.fakes.outgoing_bus import FakeLease, FakeOutgoingBus
 
 
 class Rig:
-    def __init__(self, *, limit_bytes=1000, limit_seconds=1e6, account="a"):
+    """An outbox between a fake bus and a fake lease."""
+
+    def __init__(self, *, limit_bytes=1000, limit_seconds=1e6, account="a") -> None:
         self.bus = FakeOutgoingBus()
         self.lease = FakeLease(account)
         self.gauge = PressureGauge(capacity_bytes=limit_bytes)
@@ -30,17 +32,34 @@ class Rig:
         )
 
     async def put(self, *payloads, shard=0, received_ns=None):
+        """Offer frames, one per payload."""
         parts = [Part(f"s.{shard}", payload, 1) for payload in payloads]
         at_ns = time.monotonic_ns() if received_ns is None else received_ns
         await self.outbox.frames(parts, {}, at_ns)
 
     def dropped(self, reason):
+        """How many messages were dropped for a reason."""
         return metrics.DROPPED_FRAMES_TOTAL.labels(
             account=self.lease.resource, reason=reason
         )._value.get()
 
+    async def happen(self, event, value):
+        """Let something happen to the bus, or turn the event loop."""
+        if event == "turn":
+            for _ in range(value):
+                await asyncio.sleep(0)
+        elif event == "flushes":
+            self.bus.flushes = bool(value)
+            if value:
+                self.bus.flush()
+        elif value:
+            self.bus.is_connected = True
+        else:
+            self.bus.disconnect()
+
     @asynccontextmanager
     async def running(self):
+        """Run the outbox."""
         stop = asyncio.Event()
         task = asyncio.create_task(self.outbox.run(stop))
         try:
@@ -51,6 +70,7 @@ class Rig:
             await task
 
     async def until(self, condition):
+        """Wait for a condition."""
         async with asyncio.timeout(20):
             while not condition():  # noqa: ASYNC110  # The outbox has no event for tests.
                 await asyncio.sleep(0.001)
@@ -204,24 +224,16 @@ async def test_every_message_is_sent_once_in_the_order_of_its_shard_or_dropped_a
             elif step == "text":
                 await rig.outbox.text("orders", b"%d" % texts)
                 texts += 1
-            elif step == "connected":
-                if value:
-                    rig.bus.is_connected = True
-                else:
-                    rig.bus.disconnect()
-            elif step == "flushes":
-                rig.bus.flushes = bool(value)
-                if value:
-                    rig.bus.flush()
             else:
-                for _ in range(value):
-                    await asyncio.sleep(0)
+                await rig.happen(step, value)
             assert rig.outbox.pending_bytes - rig.bus.pending_bytes <= 200
         rig.bus.is_connected = rig.bus.flushes = True
         rig.bus.flush()
         await rig.until(
-            lambda: rig.outbox.pending_bytes == 0
-            and put + texts == len(rig.bus.sent) + rig.outbox.dropped_total
+            lambda: (
+                rig.outbox.pending_bytes == 0
+                and put + texts == len(rig.bus.sent) + rig.outbox.dropped_total
+            )
         )
     order = defaultdict(list)
     for subject, payload in rig.bus.sent:
