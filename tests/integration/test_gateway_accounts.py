@@ -24,6 +24,7 @@ from tests.integration.gateway_rig import Market, running_gateway, running_postg
 pytestmark = pytest.mark.integration
 
 KEY = "a-key-of-sixteen-or-more"
+_JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +182,11 @@ async def test_no_leader_is_503_with_retry_after_and_the_list_still_there(bus, r
 @pytest.mark.parametrize(
     ("method", "path", "options", "status", "field"),
     [
-        ("POST", "/accounts", {"content": b"not json"}, 400, None),
-        ("POST", "/accounts", {"content": b"[" * 60_000}, 422, None),
-        ("POST", "/accounts", {"content": b" " * 70_000}, 413, None),
-        ("POST", "/accounts", {"json": []}, 422, None),
+        ("POST", "/accounts", {"content": b"{}"}, 415, None),
+        ("POST", "/accounts", {"content": b"not json", "headers": _JSON}, 400, None),
+        ("POST", "/accounts", {"content": b"[" * 60_000, "headers": _JSON}, 400, None),
+        ("POST", "/accounts", {"content": b" " * 70_000, "headers": _JSON}, 413, None),
+        ("POST", "/accounts", {"json": []}, 422, "body"),
         ("POST", "/accounts", {"json": {"account": "m", "api_key": "k"}}, 422, "api_secret"),
         (
             "POST",

@@ -75,7 +75,8 @@ async def server(tmp_path_factory):
 async def postgres(server, market):
     await execute(
         server,
-        "TRUNCATE instrument_dumps, instrument_rows, instrument_subscriptions,"
+        "TRUNCATE instrument_dumps, instrument_dump_exchanges, instrument_rows,"
+        " instrument_subscriptions,"
         " subscription_claims, plan_entries",
     )
     await market.fill(server.url)

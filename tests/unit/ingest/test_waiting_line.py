@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from libs.common.resilience.calendar_limiter import CalendarLimiter
@@ -92,7 +93,7 @@ async def test_cancelled_waiter_frees_its_place():
 
 
 def test_settings_must_leave_a_call_to_use():
-    key = SecretStr("x" * 44)
+    key = SecretStr(Fernet.generate_key().decode())
     with pytest.raises(ValueError, match="HISTORY_SPARE_PER_SECOND"):
         IngestSettings(account_encryption_key=key, history_spare_per_second=3)
     settings = IngestSettings(account_encryption_key=key, history_spare_per_second=2)
