@@ -116,12 +116,16 @@ class Leader:
             # The first plan counts on every account that can be logged in: planning with half
             # of them would put everything on that half, and plans are sticky.
             return False
-        if not await self._step("market", self._read_market()):
-            return self._outcome is not None
-        await self._step("instruments", self._load_instruments())
-        if not self._chains:
+        if self._outcome is None and not self._sessions.usable():
+            return False  # Nobody can be asked anything; `/readyz` and the log say so.
+        if await self._step("market", self._read_market()):
+            await self._step("instruments", self._load_instruments())
+            if not self._chains:
+                return False
+            await self._step("prices", self._read_prices())
+        elif self._outcome is None:
             return False
-        await self._step("prices", self._read_prices())
+        # Also while Kite cannot be asked: an account that was switched off must stop.
         planned = await self._step("plan", self._make_plan())
         return planned and not self._unpriced()
 
