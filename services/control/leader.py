@@ -139,7 +139,9 @@ class Leader:
 
     async def _refresh_sessions(self) -> bool:
         self._sessions.notice(self._feeds())
-        return await self._sessions.refresh(self._market_now)
+        # What the last round read may be old: rounds end early while no account is usable.
+        live = self._settings.feed_source is Source.LIVE
+        return await self._sessions.refresh(datetime.now(IST) if live else self._market_now)
 
     def _feeds(self) -> dict[str, FeedStatus]:
         feeds = {}
