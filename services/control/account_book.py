@@ -70,6 +70,7 @@ class AccountBook:
         self._fingerprints = Seal(settings.account_encryption_key)
         self._written: dict[str, AccountState] = {}
         self._publishing = asyncio.Lock()
+        self._nobody_told = False
         self._jitter = random.Random()  # noqa: S311  # Delays, not secrets.
 
     def recall(self) -> None:
@@ -133,6 +134,15 @@ class AccountBook:
                 del self.records[name]
                 log.info("account.gone", account=name)
         await self._remember(snapshot)
+        if self.records:
+            self._nobody_told = False
+        elif not self._nobody_told:
+            self._nobody_told = True
+            log.warning(
+                "accounts.none",
+                remedy="set KITE_ACCOUNTS, KITE_ACCOUNTS_FILE or KITE_API_KEY, or add one: "
+                "tickfleet accounts add",
+            )
         self.snapshot = snapshot
 
     def _is_enabled(self, name: str, snapshot: Snapshot) -> bool:

@@ -28,6 +28,7 @@ QUEUE = "control"
 # A login answers within some calls of seven seconds each.
 DEADLINE_SECONDS = 40.0
 _RUNNING_MAX = 16
+_LOCKS = 64
 _PAYLOAD_BYTES_MAX = 64 * 1024
 _RETRY_SECONDS = 2.0
 
@@ -49,7 +50,8 @@ class AccountCommands:
         self._sessions = sessions
         self._tasks = OwnedTasks()
         self._running = 0
-        self._locks: dict[str, asyncio.Lock] = {}
+        # Commands for one account follow one another; two accounts may share a lock, no matter.
+        self._locks = [asyncio.Lock() for _ in range(_LOCKS)]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set; then nobody answers, until the next leader does."""
@@ -132,17 +134,11 @@ class AccountCommands:
     async def _carry_out(self, command: AccountCommand) -> AccountReply:
         account_command.check(command)
         name = command.account
-        # Accounts are few, and only well-formed names come here; still, no lock is kept for ever.
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        try:
-            async with lock:
-                self._sessions.require_leading()
-                if command.verb is AccountVerb.LOGIN:
-                    return AccountReply(state=await self._log_in(command))
-                return AccountReply(state=await self._change(command))
-        finally:
-            if not lock.locked():
-                self._locks.pop(name, None)
+        async with self._locks[hash(name) % _LOCKS]:
+            self._sessions.require_leading()
+            if command.verb is AccountVerb.LOGIN:
+                return AccountReply(state=await self._log_in(command))
+            return AccountReply(state=await self._change(command))
 
     async def _change(self, command: AccountCommand) -> AccountState | None:
         name, verb = command.account, command.verb

@@ -118,12 +118,16 @@ class Leader:
             # The first plan counts on every account that can be logged in: planning with half
             # of them would put everything on that half, and plans are sticky.
             return False
-        if not await self._step("market", self._read_market()):
-            return self.planning.outcome is not None
-        await self._step("instruments", self._load_instruments())
-        if not self._chains:
+        if self.planning.outcome is None and not self._sessions.usable():
+            return False  # Nobody can be asked anything; `/readyz` and the log say so.
+        if await self._step("market", self._read_market()):
+            await self._step("instruments", self._load_instruments())
+            if not self._chains:
+                return False
+            await self._step("prices", self._read_prices())
+        elif self.planning.outcome is None:
             return False
-        await self._step("prices", self._read_prices())
+        # Also while Kite cannot be asked: an account that was switched off must stop.
         planned = await self._step("plan", self._make_plan())
         return planned and not self._unpriced()
 
@@ -137,7 +141,9 @@ class Leader:
 
     async def _refresh_sessions(self) -> bool:
         self._sessions.notice(self._feeds())
-        return await self._sessions.refresh(self._market_now)
+        # What the last round read may be old: rounds end early while no account is usable.
+        live = self._settings.feed_source is Source.LIVE
+        return await self._sessions.refresh(datetime.now(IST) if live else self._market_now)
 
     def _feeds(self) -> dict[str, FeedStatus]:
         feeds = {}

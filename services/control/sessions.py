@@ -216,10 +216,15 @@ class Sessions:
                 task.result()  # What is not foreseen there is a defect.
         await self._book.publish()
         return self._book.snapshot is not None and not any(
-            record.condition(self._book.limits)[0] is AccountCondition.LOGGING_IN
-            and record.history.failures < _FAILURES_WAITED_FOR
-            for record in self._book.records.values()
+            self._may_be_ready_soon(record) for record in self._book.records.values()
         )
+
+    def _may_be_ready_soon(self, record: AccountRecord) -> bool:
+        condition, _ = record.condition(self._book.limits)
+        if condition is AccountCondition.LOGGING_IN:
+            return record.history.failures < _FAILURES_WAITED_FOR
+        # A token from elsewhere is being proven.
+        return condition is AccountCondition.WAITING and record.name in self._logins
 
     async def close(self) -> None:
         """End every login that is under way."""

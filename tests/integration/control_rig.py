@@ -26,6 +26,7 @@ from libs.common.contracts.messages import (
     Source,
 )
 from libs.common.database import Database
+from libs.common.errors import RetryableError
 from libs.common.kite.login import KiteTokenDesk, SessionMinter, TotpSessionMinter
 from libs.common.kite.sessions import SessionSeal
 from libs.common.seal import Seal
@@ -101,7 +102,9 @@ class Term:
         try:
             await self.sessions.adopt()
             while not stop.is_set():
-                await self.sessions.refresh()
+                # As the leader's steps: what is away now is asked again in the next round.
+                with contextlib.suppress(RetryableError):
+                    await self.sessions.refresh()
                 self.rounds += 1
                 await asyncio.sleep(0.02)
         finally:

@@ -9,7 +9,7 @@ from libs.common.domain.credentials import Credentials
 from libs.common.kite.errors import LoginRefusedError
 from libs.common.kite.login import Minted
 from tests.fakes.minter import FakeMinter
-from tests.integration.control_rig import control_settings, term, until
+from tests.integration.control_rig import control_settings, stored_session, term, until
 
 pytestmark = pytest.mark.integration
 
@@ -67,21 +67,48 @@ async def test_answer_nobody_foresaw_ends_neither_the_process_nor_in_a_loop(bus,
     assert RIGHT.password not in str(lines)
 
 
+class SlowMinter:
+    """A login that takes until the test says go."""
+
+    def __init__(self) -> None:
+        self.running = self.most = self.count = 0
+        self.go = asyncio.Event()
+
+    async def mint(self, credentials: Credentials) -> Minted:
+        """See `SessionMinter.mint`."""
+        self.running += 1
+        self.count += 1
+        self.most = max(self.most, self.running)
+        await self.go.wait()
+        self.running -= 1
+        return Minted(access_token="t" * 32, user_id=credentials.user_id)
+
+
+async def test_session_that_the_bus_does_not_take_is_kept_and_written_later(
+    bus, nats_server, tmp_path
+):
+    minter = SlowMinter()
+    settings = control_settings(None, tmp_path, kite_accounts="main")
+    async with term(bus, settings, environment=ENVIRONMENT, minter=minter) as leading:
+        await until(lambda: minter.running == 1)
+        nats_server.stop()
+        await until(lambda: not bus.is_connected)
+        minter.go.set()
+        record = leading.sessions.record("main")
+        assert record is not None
+        await until(lambda: record.is_alive)
+        assert record.unsaved
+        nats_server.start()
+        await until(lambda: not record.unsaved)
+        session = await stored_session(bus, settings, "main")
+        assert session is not None
+        assert session.access_token == "t" * 32
+        await leading.more_rounds(5)
+    assert minter.count == 1
+
+
 async def test_one_login_at_a_time_per_account_also_when_people_ask(bus, tmp_path):
-    class Slow:
-        def __init__(self) -> None:
-            self.running = self.most = self.count = 0
-            self.go = asyncio.Event()
-
-        async def mint(self, credentials):
-            self.running += 1
-            self.count += 1
-            self.most = max(self.most, self.running)
-            await self.go.wait()
-            self.running -= 1
-            return Minted(access_token="t" * 32, user_id=credentials.user_id)
-
-    minter = Slow()
+    minter = SlowMinter()
     settings = control_settings(
         None, tmp_path, kite_accounts="main", login_min_interval_seconds=3600
     )

@@ -105,6 +105,14 @@ def test_simulator_and_control_agree_on_the_accounts():
             assert control[f"KITE_SIM{number}_{field.upper()}"] == value
 
 
+def test_accounts_of_a_real_broker_in_an_env_file_stay_out():
+    control = SPECS["control-1"].environment
+
+    for name in ("KITE_ACCOUNTS_FILE", "KITE_TOKEN_DIR", "KITE_API_KEY", "KITE_ACCESS_TOKEN"):
+        assert control[name] == ""
+    assert control["USE_USER_SERVICE_ACCOUNTS"] == "false"
+
+
 def test_page_gets_tokens_by_itself_only_on_the_own_machine():
     opened = plan(SHAPE, replace(WIRING, gateway_host="0.0.0.0"), SHARED, ACCOUNTS)
 
@@ -136,6 +144,8 @@ def test_real_broker_and_database_of_the_users_shell_stay_out():
         "SIM_UNIVERSE": "full",
         "DATABASE_POOL_SIZE": "3",
         "KITE_ACCOUNTS": "mine",
+        "USE_USER_SERVICE_ACCOUNTS": "true",
+        "USER_SERVICE_SERVICE_TOKEN": "real",
         "KITE_MINE_PASSWORD": "real",
         "DATABASE_URL": "postgresql://production",
         "DATABASE_URL_FILE": "/run/secrets/database",
