@@ -39,6 +39,7 @@ class AccountBook:
         settings: Defaults, keys and addresses.
         states: Mirror of the bucket `accounts`; it must be ready before `recall`.
         is_leading: Whether this process still leads; nothing is written otherwise.
+        stand_in: Whether these are the stand-ins; states of the other kind are not its business.
 
     Attributes:
         records: Accounts that are described well enough, by name.
@@ -53,7 +54,9 @@ class AccountBook:
         *,
         states: Mirror,
         is_leading: Callable[[], bool],
+        stand_in: bool = False,
     ) -> None:
+        self._stand_in = stand_in
         self.records: dict[str, AccountRecord] = {}
         self.snapshot: Snapshot | None = None
         self.limits = login_rules.Limits(
@@ -81,7 +84,8 @@ class AccountBook:
             except codec.DecodeError as error:
                 log.warning("account.state_unreadable", key=key, reason=error.reason)
                 continue
-            self._written[state.account] = state
+            if (state.source is AccountSource.STAND_IN) is self._stand_in:
+                self._written[state.account] = state
 
     def states(self) -> dict[str, AccountState]:
         """What is known of every account, the badly described ones included; no secrets."""
@@ -255,9 +259,10 @@ class AccountBook:
             if self.snapshot is None or not self._is_leading():
                 return
             states = self.states()
-            counts = Counter(state.condition for state in states.values())
-            for condition in AccountCondition:
-                metrics.ACCOUNTS.labels(condition=condition.value).set(counts[condition])
+            if not self._stand_in:
+                counts = Counter(state.condition for state in states.values())
+                for condition in AccountCondition:
+                    metrics.ACCOUNTS.labels(condition=condition.value).set(counts[condition])
             for name, state in states.items():
                 if not _is_same(self._written.get(name), state):
                     await self._states.put(subjects.escape(name), codec.to_json(state))

@@ -24,6 +24,7 @@ from services.control.leader import Leader
 from services.control.planning import Mirrors
 from services.control.sessions import Sessions
 from services.control.settings import ControlSettings
+from services.control.stand_in import StandInAccounts, as_simulated
 
 LEADERSHIP = "leader"
 _ACCOUNTS_NAMED_MAX = 10
@@ -65,22 +66,31 @@ async def serve(settings: ControlSettings, life: Lifecycle) -> None:
             life.spawn(mirror.run(life.stop), name=f"mirror-{mirror.bucket}")
             await mirror.ready()
 
-        roots = {"login_root": settings.kite_login_url, "api_root": settings.kite_api_url}
-        minter, desk = TotpSessionMinter(**roots), KiteTokenDesk(**roots)
         store = AccountStore(database, Seal(settings.account_encryption_key))
 
-        def new_term(lease: Lease) -> Term:
-            sessions = Sessions(
+        def sessions_of(
+            told: ControlSettings, sources: AccountSources | StandInAccounts, lease: Lease
+        ) -> Sessions:
+            roots = {"login_root": told.kite_login_url, "api_root": told.kite_api_url}
+            return Sessions(
                 bus,
-                settings,
-                minter,
-                desk,
-                AccountSources(settings, store),
+                told,
+                TotpSessionMinter(**roots),
+                KiteTokenDesk(**roots),
+                sources,
                 states=states,
                 is_leading=lease.is_valid,
             )
+
+        def new_term(lease: Lease) -> Term:
+            sessions = sessions_of(settings, AccountSources(settings, store), lease)
+            stand_in = None
+            if settings.may_stand_in:
+                stand_in = sessions_of(as_simulated(settings), StandInAccounts(settings), lease)
             return Term(
-                leader=Leader(bus, database, sessions, settings, mirrors=mirrors),
+                leader=Leader(
+                    bus, database, sessions, settings, mirrors=mirrors, stand_in=stand_in
+                ),
                 commands=AccountCommands(bus, store, sessions),
             )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 
 from libs.common import logs
@@ -20,6 +20,8 @@ from libs.common.kite.rest import KiteRest, quote_time
 from libs.common.lifecycle import sleep_unless
 from services.control import metrics
 from services.control.domain import windows
+from services.control.domain.feed_choice import choose_feed, is_any_open
+from services.control.domain.planner import Capacity
 from services.control.errors import DumpUnusableError, NoSessionError
 from services.control.instrument_loader import InstrumentLoader
 from services.control.planning import Market, Mirrors, Planning
@@ -35,6 +37,8 @@ _STATUS_INTERVAL_SECONDS = 2.0
 _QUOTE_INTERVAL_SECONDS = 1.05
 # Where any market can be asked for its time.
 _CLOCK_SYMBOL = "NSE:NIFTY 50"
+# While one of these trades, no simulator stands in.
+_EXCHANGES = ("NSE", "NFO", "BSE", "BFO")
 
 log = logs.get_logger(__name__)
 
@@ -52,6 +56,9 @@ class Leader:
         sessions: The accounts.
         settings: What to stream and how often to look.
         mirrors: The buckets it reads; they must be ready.
+        stand_in: The simulator's accounts, which stream while every exchange is closed; None for
+            nobody.
+        wall_clock: India's time.
 
     Attributes:
         planning: Makes the plan; its `run` belongs to the term as the leader's own does.
@@ -65,17 +72,26 @@ class Leader:
         settings: ControlSettings,
         *,
         mirrors: Mirrors,
+        stand_in: Sessions | None = None,
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(IST),
     ) -> None:
         self._bus = bus
         self._database = database
-        self._sessions = sessions
+        self._own = sessions
+        self._stand_in = stand_in
+        self._wall_clock = wall_clock
+        self._feed = settings.feed_source
         self._settings = settings
         self._status_mirror = mirrors.status
         self._status_bucket = Bucket(bus, streams.STATUS.name)
         self.planning = Planning(
-            bus, database, settings, mirrors=mirrors, capacities=sessions.capacities
+            bus,
+            database,
+            settings,
+            mirrors=mirrors,
+            capacities=self._capacities,
         )
-        self._loader = InstrumentLoader(bus, database, settings, token_died=sessions.token_died)
+        self._loader = InstrumentLoader(bus, database, settings, token_died=self._token_died)
         self._instruments: Mapping[int, Instrument] = {}
         self._universe = windows.Universe(())
         self._chains: dict[str, windows.Chain] = {}
@@ -83,12 +99,27 @@ class Leader:
         self._market_now: datetime | None = None
         self._next_quote = 0.0
 
+    @property
+    def _sessions(self) -> Sessions:
+        """The accounts of the feed in force."""
+        if self._feed is self._settings.feed_source or self._stand_in is None:
+            return self._own
+        return self._stand_in
+
+    def _capacities(self) -> list[Capacity]:
+        return self._sessions.capacities()
+
+    def _token_died(self, rest: KiteRest) -> None:
+        self._sessions.token_died(rest)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Lead until `stop` is set."""
         try:
             await self._lead(stop)
         finally:
-            await self._sessions.close()
+            await self._own.close()
+            if self._stand_in is not None:
+                await self._stand_in.close()
 
     async def _lead(self, stop: asyncio.Event) -> None:
         await self._adopt(stop)
@@ -97,14 +128,19 @@ class Leader:
                 await sleep_unless(stop, _EAGER_INTERVAL_SECONDS)
                 continue
             due = time.monotonic() + self._settings.plan_interval_seconds
+            feed = self._feed
             while (left := due - time.monotonic()) > 0 and not stop.is_set():
                 await sleep_unless(stop, min(left, _SESSION_INTERVAL_SECONDS))
                 await self._step("sessions", self._refresh_sessions())
+                if self._feed is not feed:
+                    break
 
     async def _adopt(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
-                await self._sessions.adopt()
+                await self._own.adopt()
+                if self._stand_in is not None:
+                    await self._stand_in.adopt()
             except BusUnavailableError as error:
                 log.warning("leader.waiting", step="adopt", reason=str(error))
                 await sleep_unless(stop, _EAGER_INTERVAL_SECONDS)
@@ -140,10 +176,39 @@ class Leader:
             return False
 
     async def _refresh_sessions(self) -> bool:
-        self._sessions.notice(self._feeds())
+        """Look after the accounts; says whether nothing more is to be expected soon."""
+        feeds = self._feeds()
+        self._own.notice(feeds)
+        self._own.note_lost(self.planning.lost_since_ns())
         # What the last round read may be old: rounds end early while no account is usable.
         live = self._settings.feed_source is Source.LIVE
-        return await self._sessions.refresh(datetime.now(IST) if live else self._market_now)
+        settled = await self._own.refresh(self._wall_clock() if live else self._market_now)
+        if self._stand_in is not None:
+            await self._choose_feed(self._stand_in, feeds)
+        return settled
+
+    async def _choose_feed(self, stand_in: Sessions, feeds: Mapping[str, FeedStatus]) -> None:
+        """Turn to the simulator when the last exchange has closed, and back at the open."""
+        is_open = is_any_open(_EXCHANGES, self._wall_clock())
+        if not is_open:
+            stand_in.notice(feeds)
+            await stand_in.refresh(self._market_now if self._feed is Source.SIM else None)
+        chosen = choose_feed(
+            configured=self._settings.feed_source,
+            mock_allowed=True,
+            market_open=is_open,
+            mock_ready=stand_in.rest() is not None,
+        )
+        if chosen is self._feed:
+            return
+        log.info("feed.turned", source=chosen.value, exchanges_open=is_open)
+        metrics.FEED_TURNS_TOTAL.labels(source=chosen.value).inc()
+        self._feed = chosen
+        self._market_now = None
+        self._prices = {}
+        self._chains = {}
+        self._universe, self._instruments = windows.Universe(()), {}
+        self.planning.forget_market()
 
     def _feeds(self) -> dict[str, FeedStatus]:
         feeds = {}
@@ -168,13 +233,13 @@ class Leader:
         try:
             return await rest.quote(list(symbols))
         except KiteTokenError:
-            self._sessions.token_died(rest)
+            self._token_died(rest)
             raise
 
     async def _read_market(self) -> bool:
         """Learn the market's time: the wall clock, or the simulator's."""
         before = self._market_now
-        if self._settings.feed_source is Source.SIM:
+        if self._feed is Source.SIM:
             quotes = await self._quote(self._symbols())
             times = [t for t in (quote_time(q) for q in quotes.values()) if t is not None]
             if not times:
@@ -182,7 +247,7 @@ class Leader:
             self._market_now = max(times)
             self._take_prices(quotes)
         else:
-            self._market_now = datetime.now(IST)
+            self._market_now = self._wall_clock()
         if before is not None and self._market_now.date() != before.date():
             # The sessions have a day of their own, which begins at 06:05: see `session_schedule`.
             log.info("market.new_day", date=self._market_now.date().isoformat())
@@ -191,9 +256,7 @@ class Leader:
     async def _load_instruments(self) -> bool:
         """Have the market day's instruments in memory, in PostgreSQL and on the bus."""
         try:
-            await self._loader.refresh(
-                now=self._now(), source=self._settings.feed_source, origin=self._rest
-            )
+            await self._loader.refresh(now=self._now(), source=self._feed, origin=self._rest)
         finally:
             # Also when it could not publish: what it has is better than what was before.
             if self._loader.instruments is not self._instruments:
@@ -222,7 +285,7 @@ class Leader:
         return sorted({_CLOCK_SYMBOL, *(f"{s.exchange}:{s.tradingsymbol}" for s in spots)})
 
     async def _read_prices(self) -> bool:
-        if self._settings.feed_source is Source.SIM and not self._unpriced():
+        if self._feed is Source.SIM and not self._unpriced():
             return True  # The round's first quote brought them.
         self._take_prices(await self._quote(self._symbols()))
         return True
@@ -247,6 +310,7 @@ class Leader:
                 chains=self._chains,
                 prices=self._prices,
                 now=self._now(),
+                source=self._feed,
             )
         )
 
@@ -265,6 +329,7 @@ class Leader:
                 instruments_revision=dump.revision if dump else 0,
                 market_date=dump.market_date if dump else None,
                 accounts=self._sessions.words() | planning.account_words(),
+                source=self._feed,
                 at_ns=time.time_ns(),
             )
             try:

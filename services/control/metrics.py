@@ -80,3 +80,5 @@ TOKENS_REFUSED_TOTAL = Counter(
 COMMANDS_TOTAL = Counter(
     "tickfleet_control_account_commands_total", "Account commands", ["verb", "outcome"]
 )
+# Turns between the exchanges and the simulator that stands in while they are closed: two a day.
+FEED_TURNS_TOTAL = Counter("tickfleet_control_feed_turns_total", "Turns of the feed", ["source"])

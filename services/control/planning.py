@@ -13,6 +13,7 @@ from libs.common.bus.connection import Bus
 from libs.common.bus.kv import Mirror
 from libs.common.bus.tasks import OwnedTasks
 from libs.common.contracts import subjects
+from libs.common.contracts.messages import Source
 from libs.common.database import Database, DatabaseUnavailableError
 from libs.common.errors import RejectedError, RetryableError
 from libs.common.lifecycle import sleep_unless
@@ -58,12 +59,14 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
         chains: The underlyings that have a window.
         prices: Spot prices in rupees by underlying.
         now: The market's time.
+        source: Whose market it is.
     """
 
     universe: windows.Universe
     chains: Mapping[str, windows.Chain]
     prices: Mapping[str, float]
     now: datetime
+    source: Source
 
 
 class Planning:
@@ -193,6 +196,11 @@ class Planning:
         await self._make()
         return True
 
+    def forget_market(self) -> None:
+        """Another market is about to be planned: make no plan until it is known."""
+        self._market = None
+        self._centres = {}
+
     async def _keep_planned(self, quiet: asyncio.Event) -> None:
         subscription = await self._bus.subscribe(subjects.WAKE_CONTROL, lambda _: self._woken.set())
         try:
@@ -289,7 +297,7 @@ class Planning:
                 forwards=self._forwards.of(
                     name,
                     expiries[: self._settings.option_expiry_window],
-                    source=self._settings.feed_source,
+                    source=market.source,
                     now=market.now,
                 ),
                 now=market.now,

@@ -33,6 +33,7 @@ from services.control.domain.login_rules import Verdict
 from services.control.domain.planner import Capacity
 from services.control.errors import AccountCommandError, NotLeadingError
 from services.control.settings import ControlSettings
+from services.control.stand_in import StandInAccounts
 from services.control.token_files import OfferedToken, TokenFolder, offered_by_description
 
 # Logins run beside the leader's rounds; a quick one is waited for, so that the round sees it.
@@ -69,12 +70,18 @@ class Sessions:
         settings: ControlSettings,
         minter: SessionMinter,
         desk: TokenDesk,
-        sources: AccountSources,
+        sources: AccountSources | StandInAccounts,
         *,
         states: Mirror,
         is_leading: Callable[[], bool],
     ) -> None:
-        self._book = AccountBook(bus, settings, states=states, is_leading=is_leading)
+        self._book = AccountBook(
+            bus,
+            settings,
+            states=states,
+            is_leading=is_leading,
+            stand_in=isinstance(sources, StandInAccounts),
+        )
         self._settings = settings
         self._minter = minter
         self._desk = desk

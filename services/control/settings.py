@@ -32,6 +32,11 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
         kite_login_url: Root of Kite's login pages.
         kite_ws_url: Root of Kite's market-data WebSocket.
         feed_source: `live`, or `sim` when the roots above belong to a simulator.
+        enable_mock_data: Whether the simulator stands in while every exchange is closed; unset
+            means yes, except in production, where it is refused.
+        mock_accounts: Names of the simulator's accounts, described like those of `kite_accounts`;
+            without any there is nobody to stand in.
+        mock_url: Root of the simulator, REST, login and WebSocket alike.
         underlyings: Underlyings whose option windows are streamed.
         option_expiry_window: Expiries ahead per underlying.
         otm_levels: Strikes on each side of the money.
@@ -67,6 +72,9 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
     kite_login_url: str = "https://kite.zerodha.com"
     kite_ws_url: str = "wss://ws.kite.trade"
     feed_source: Source = Source.LIVE
+    enable_mock_data: bool | None = None
+    mock_accounts: str = ""
+    mock_url: str = "http://127.0.0.1:9010"
     underlyings: Annotated[tuple[str, ...], NoDecode] = ("NIFTY", "BANKNIFTY", "SENSEX")
     option_expiry_window: int = Field(default=3, ge=1, le=20)
     otm_levels: int = Field(default=10, ge=0, le=200)
@@ -81,6 +89,16 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
     instrument_max_shrinkage: float = Field(default=0.5, ge=0.0, le=1.0)
     account_lost_grace_seconds: float = Field(default=3.0, ge=0.0, le=3600)
     account_return_hold_seconds: float = Field(default=60.0, ge=0.0, le=86_400)
+
+    @property
+    def may_stand_in(self) -> bool:
+        """Whether the simulator streams while every exchange is closed."""
+        return (
+            self.feed_source is Source.LIVE
+            and self.enable_mock_data is not False
+            and not self.is_production
+            and bool(self.mock_accounts.strip())
+        )
 
     @field_validator("underlyings", mode="before")
     @classmethod
@@ -108,6 +126,7 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
     @model_validator(mode="after")
     def _check(self) -> "ControlSettings":
         self._check_user_service()
+        self._check_stand_in()
         if not self.underlyings:
             raise ValueError("UNDERLYINGS: name at least one, such as NIFTY,BANKNIFTY")
         for variable in ("kite_api_url", "kite_login_url", "kite_ws_url"):
@@ -126,6 +145,21 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
         if self.is_production and self.feed_source is Source.SIM:
             raise ValueError("FEED_SOURCE: sim is refused when ENVIRONMENT=production")
         return self
+
+    def _check_stand_in(self) -> None:
+        if self.is_production and self.enable_mock_data:
+            raise ValueError("ENABLE_MOCK_DATA: true is refused when ENVIRONMENT=production")
+        if self.enable_mock_data and not self.mock_accounts.strip():
+            raise ValueError(
+                "MOCK_ACCOUNTS: name the simulator's accounts, such as MOCK_ACCOUNTS=sim1, when "
+                "ENABLE_MOCK_DATA=true"
+            )
+        if not self.mock_url.startswith(("http://", "https://")):
+            raise ValueError("MOCK_URL: must look like http://127.0.0.1:9010")
+        live = {name.strip() for name in self.kite_accounts.split(",")}
+        for name in self.mock_accounts.split(","):
+            if name.strip() and name.strip() in live:
+                raise ValueError(f"MOCK_ACCOUNTS: {name.strip()} is an account of KITE_ACCOUNTS")
 
     def _check_user_service(self) -> None:
         if not self.use_user_service_accounts:

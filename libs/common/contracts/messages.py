@@ -356,6 +356,7 @@ class ControlStatus(Message, frozen=True, kw_only=True):
     instruments_revision: int
     market_date: date | None = None
     accounts: dict[str, str] = {}
+    source: Source | None = None
     at_ns: EpochNs
 
 
@@ -419,13 +420,17 @@ class Bar(Message, frozen=True, kw_only=True):
 
 
 class AccountSource(StrEnum):
-    """Where an account is described, in the order in which the sources win."""
+    """Where an account is described, in the order in which the sources win.
+
+    `stand_in` accounts are the simulator's: they stream while every exchange is closed.
+    """
 
     USER_SERVICE = "user_service"
     FILE = "file"
     ENVIRONMENT = "environment"
     SINGLE = "single"
     DATABASE = "database"
+    STAND_IN = "stand_in"
 
 
 class AccountCondition(StrEnum):
