@@ -66,9 +66,9 @@ class Book:
             packets: The packets [n].
             seen_s: Market time of each packet [n].
         """
-        self.last_price[slots] = _known(packets.last_price)
-        self.bid[slots] = _known(packets.bid)
-        self.ask[slots] = _known(packets.ask)
+        self.last_price[slots] = known(packets.last_price)
+        self.bid[slots] = known(packets.bid)
+        self.ask[slots] = known(packets.ask)
         self.oi[slots] = packets.oi
         self.seen_s[slots] = seen_s
 
@@ -85,6 +85,6 @@ class Book:
         return mids
 
 
-def _known(prices: Floats) -> Floats:
+def known(prices: Floats) -> Floats:
     """Prices with 0 (nothing there) as NaN."""
     return np.where(prices > 0.0, prices, np.nan)

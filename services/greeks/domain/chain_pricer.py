@@ -1,5 +1,6 @@
 """Prices the options of a batch: volatilities of last, bid and ask, Greeks, and a status a row."""
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy.typing as npt
 
 from libs.common.contracts.messages import IvStatus
 from services.greeks.domain.book import Book
-from services.greeks.domain.forward import NONE, SECONDS_PER_YEAR, Forwards
+from services.greeks.domain.forward import NONE, SECONDS_PER_YEAR
 from services.greeks.domain.instrument_table import NOBODY, InstrumentTable
 from services.greeks.domain.policy import Policy
 from services.greeks.domain.pricing import WIRE_NAMES, Model, Status, greeks_at
@@ -43,6 +44,32 @@ class Engine(Protocol):
     ) -> tuple[Floats, Codes]: ...
 
 
+class Quotes(NamedTuple):
+    """n packets of options, with the forward as it was when each of them came.
+
+    Attributes:
+        slots: Slot of the option [n]; one that is quoted in several rounds comes several times.
+        rounds: Number of the round of each packet, counted from 0 [n].
+        at_s: The moment each is priced for, epoch seconds at the exchange [n].
+        last: Rupees [n], NaN for none; bid and ask likewise.
+        bid: [n].
+        ask: [n].
+        forward: Rupees [n], NaN for none.
+        source: Code into `forward.SOURCES` [n].
+        is_stale: Whether nothing fresh supported the forward [n].
+    """
+
+    slots: Ints
+    rounds: Ints
+    at_s: Floats
+    last: Floats
+    bid: Floats
+    ask: Floats
+    forward: Floats
+    source: Codes
+    is_stale: npt.NDArray[np.bool_]
+
+
 class Priced(NamedTuple):
     """n options priced; NaN where a value does not exist.
 
@@ -71,35 +98,29 @@ class Priced(NamedTuple):
 
 
 def price_options(
-    slots: Ints,
-    at_s: Floats,
+    quotes: Quotes,
     table: InstrumentTable,
     book: Book,
-    forwards: Forwards,
     market_s: float,
     *,
     policy: Policy,
     engine: Engine,
 ) -> Priced:
-    """Price options whose newest prices are in the book, all in one call of the engine.
+    """Price the options of one or more rounds, all in one call of the engine.
 
     Args:
-        slots: Slots of options [n], each once.
-        at_s: The moment each is priced for, epoch seconds at the exchange [n].
+        quotes: What is priced [n].
         table: The instruments.
-        book: Newest prices; the volatilities found are written into it.
-        forwards: The forward of every expiry.
+        book: Newest volatilities; those found are written into it.
         market_s: Market time, epoch seconds.
         policy: Model, rate, ages.
         engine: What solves.
     """
+    slots, rounds, at_s, last, bid, ask, forward, source, is_stale = quotes
     n = slots.size
     flag, strike = table.flag[slots], table.strike[slots]
-    expiry_id = table.expiry_id[slots]
-    forward, source = forwards.forward[expiry_id], forwards.source[expiry_id]
     tte = (table.expiry_s[slots] - at_s) / SECONDS_PER_YEAR
     df = np.exp(-policy.rate * tte)
-    last, bid, ask = book.last_price[slots], book.bid[slots], book.ask[slots]
 
     has_book = bool(np.isfinite(bid).any() or np.isfinite(ask).any())
     copies = 3 if has_book else 1
@@ -116,14 +137,17 @@ def price_options(
     nothing = np.full(n, np.nan)
     bid_iv = values[0, n : 2 * n] if has_book else nothing
     ask_iv = values[0, 2 * n :] if has_book else nothing
-    book.iv[slots] = iv
-    book.iv_seen_s[slots] = market_s
 
     # The strike's volatility is that of its out-of-the-money leg, this one or the other.
     in_the_money = flag * (forward - strike) > 0.0
     leg = np.where(in_the_money, table.partner[slots], slots)
-    fresh = book.iv_seen_s[leg] >= market_s - policy.smile_max_age_seconds
-    smile_iv = np.where(fresh & (leg != NOBODY), book.iv[leg], np.nan)
+    smile_iv = np.empty(n)
+    for rows in _each_round(rounds):
+        book.iv[slots[rows]] = iv[rows]
+        book.iv_seen_s[slots[rows]] = market_s
+        legs = leg[rows]
+        fresh = book.iv_seen_s[legs] >= market_s - policy.smile_max_age_seconds
+        smile_iv[rows] = np.where(fresh & (legs != NOBODY), book.iv[legs], np.nan)
     borrow = np.flatnonzero(in_the_money & _UNUSABLE[status] & np.isfinite(smile_iv))
     if borrow.size:
         greeks[:, borrow] = greeks_at(
@@ -138,6 +162,18 @@ def price_options(
 
     solved = (status == Status.OK) | (status == Status.LOW_VEGA)
     status[solved & (bid > ask)] = Status.CROSSED
-    status[solved & forwards.is_stale[expiry_id]] = Status.STALE_FORWARD
+    status[solved & is_stale] = Status.STALE_FORWARD
     status[source == NONE] = NO_FORWARD
     return Priced(iv, bid_iv, ask_iv, smile_iv, greeks, status, forward, source, tte)
+
+
+def _each_round(rounds: Ints) -> Iterator[Ints | slice]:
+    """The rows of every round, in time."""
+    if not rounds.size:
+        return
+    newest = int(rounds.max())
+    if not newest:
+        yield slice(None)
+        return
+    for number in range(newest + 1):
+        yield np.flatnonzero(rounds == number)

@@ -17,6 +17,7 @@ from libs.common.domain.instruments import Instrument
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Objects = npt.NDArray[np.object_]
 
 _FIELDS: Final = Tick.__struct_fields__
 HEAD: Final = _FIELDS[: _FIELDS.index("last_price")]
@@ -62,6 +63,7 @@ NO_VALUATION: Final = msgspec.Raw(
 
 def valuations(
     expiry_ids: Ints,
+    rounds: Ints,
     at_s: Floats,
     *,
     tte: Floats,
@@ -73,8 +75,8 @@ def valuations(
 
     Args:
         expiry_ids: [n].
-        at_s: Whole epoch seconds for which they are priced [n]; rows that agree in expiry and
-            second agree in the rest.
+        rounds: Small numbers [n]; rows that agree in expiry, round and second agree in the rest.
+        at_s: Whole epoch seconds for which they are priced [n].
         tte: Years [n].
         forward: Rupees [n], NaN for none.
         source: Codes into `names` [n].
@@ -82,7 +84,8 @@ def valuations(
     """
     if not tte.size:
         return []
-    which = _alike(expiry_ids, at_s.astype(np.int64))
+    ids = expiry_ids + rounds * (int(expiry_ids.max()) + 1)
+    which = _alike(ids, at_s.astype(np.int64))
     first = which.first
     texts = [
         msgspec.Raw(_ENCODER.encode(_VALUATION(f, names[s], t))[_VALUATION_START:-1])
@@ -163,8 +166,8 @@ class OhlcTexts:
             self._values = np.concatenate((self._values, np.zeros((4, extra))), axis=1)
             self._texts = np.concatenate((self._texts, np.full(extra, None, dtype=np.object_)))
 
-    def of(self, slots: Ints, ohlc: Floats) -> list[msgspec.Raw | None]:
-        """The texts of n slots, None where one of the four does not exist.
+    def of(self, slots: Ints, ohlc: Floats) -> Objects:
+        """The texts of n slots (msgspec.Raw), None where one of the four does not exist.
 
         Args:
             slots: [n], each once.
@@ -179,5 +182,5 @@ class OhlcTexts:
                 self._texts[slot] = (
                     msgspec.Raw(_ENCODER.encode(_OHLC(*values))) if all(values) else None
                 )
-        texts: list[msgspec.Raw | None] = self._texts[slots].tolist()
+        texts: Objects = self._texts[slots]
         return texts

@@ -13,8 +13,8 @@ from libs.common.contracts import codec
 from libs.common.contracts.messages import Forward, ForwardSource, InstrumentSet, Source
 from services.greeks.domain.bars import Bars
 from services.greeks.domain.batching import every_packet, newest_only
-from services.greeks.domain.book import Book
-from services.greeks.domain.chain_pricer import STATUS_NAMES, Engine, Priced, price_options
+from services.greeks.domain.book import Book, known
+from services.greeks.domain.chain_pricer import STATUS_NAMES, Engine, Quotes, price_options
 from services.greeks.domain.forward import SECONDS_PER_YEAR, SOURCES, Forwards
 from services.greeks.domain.fragments import NO_VALUATION, OhlcTexts, stamps, valuations
 from services.greeks.domain.instrument_table import NOBODY, ExpiryInstant, InstrumentTable
@@ -37,8 +37,8 @@ MAX_MESSAGE_BYTES: Final = 512 * 1024
 """Ticks of one underlying are split beyond this; NATS takes 1 MiB by default."""
 
 MAX_ROWS: Final = 1024
-"""Ticks made at once: enough for numpy, few enough for their objects to stay in the CPU's cache,
-and a bound on how long the event loop waits."""
+"""Ticks priced at once, of one or several rounds: enough for numpy, few enough for their objects to
+stay in the CPU's cache, and a bound on how long the event loop waits."""
 
 _STATUS_NAMES: Final = np.array(STATUS_NAMES, dtype=np.object_)
 
@@ -89,6 +89,55 @@ class Tally(msgspec.Struct):
     bad_frames: Counter[str] = msgspec.field(default_factory=Counter)
     statuses: Counter[str] = msgspec.field(default_factory=Counter)
     resets: int = 0
+
+
+class _Moved(NamedTuple):
+    """What n packets met when book and forwards moved through their rounds.
+
+    Attributes:
+        rows: Positions of the packets in the batch [n].
+        rounds: Number of each one's round [n].
+        seq: Of its instrument [n].
+        ohlc: The day's prices as JSON, or None [n].
+        forward: Of its expiry, rupees [n]; without meaning unless an option, as the next two.
+        source: Code into `forward.SOURCES` [n].
+        is_stale: Whether nothing fresh supported the forward [n].
+    """
+
+    rows: Ints
+    rounds: Ints
+    seq: Ints
+    ohlc: npt.NDArray[np.object_]
+    forward: Floats
+    source: npt.NDArray[np.uint8]
+    is_stale: npt.NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, rounds: Sequence[Ints]) -> "_Moved":
+        """Room for the packets of these rounds."""
+        rows = np.concatenate(rounds)
+        n = rows.size
+        return cls(
+            rows=rows,
+            rounds=np.empty(n, np.int64),
+            seq=np.empty(n, np.int64),
+            ohlc=np.empty(n, np.object_),
+            forward=np.full(n, np.nan),
+            source=np.zeros(n, np.uint8),
+            is_stale=np.zeros(n, np.bool_),
+        )
+
+    def take(self, order: Ints) -> "_Moved":
+        """The same in another order."""
+        return _Moved(
+            rows=self.rows[order],
+            rounds=self.rounds[order],
+            seq=self.seq[order],
+            ohlc=self.ohlc[order],
+            forward=self.forward[order],
+            source=self.source[order],
+            is_stale=self.is_stale[order],
+        )
 
 
 class Shard:
@@ -184,19 +233,8 @@ class Shard:
             )
         rounds = newest_only(slots) if conflate else every_packet(slots, packets.frame)
         tally.conflated += rounds.conflated
-        for rows in _pieces(rounds.rows):
-            whole = rows.size == slots.size
-            # Packets of one underlying next to one another, since they share a message.
-            underlying = self.table.underlying_id[slots if whole else slots[rows]]
-            if (underlying[1:] != underlying[:-1]).any():
-                order = np.argsort(underlying, kind="stable")
-                rows, underlying = rows[order], underlying[order]  # noqa: PLW2901  # In their new order.
-                chosen, part = slots[rows], packets.take(rows)
-            elif whole:
-                chosen, part = slots, packets
-            else:
-                chosen, part = slots[rows], packets.take(rows)
-            yield from self._turn(chosen, part, underlying, received, source, tally)
+        for turn in _turns(rounds.rows):
+            yield from self._turn(turn, slots, packets, received, source, tally)
 
     def _read(self, frames: Sequence[Frame], source: str, tally: Tally) -> tuple[Packets, Ints]:
         """Decode, drop what is unknown, and move the clock."""
@@ -204,9 +242,9 @@ class Shard:
         for frame in bad:
             tally.bad_frames[frame.reason] += 1
         slots = self.table.slots_of(packets.token)
-        known = slots != NOBODY
-        if not known.all():
-            rows = np.flatnonzero(known)
+        is_known = slots != NOBODY
+        if not is_known.all():
+            rows = np.flatnonzero(is_known)
             tally.unknown += slots.size - rows.size
             packets, slots = packets.take(rows), slots[rows]
         if not slots.size:
@@ -238,37 +276,23 @@ class Shard:
 
     def _turn(
         self,
+        rounds: Sequence[Ints],
         slots: Ints,
         packets: Packets,
-        underlying: Ints,
         received: Sequence[int],
         source: str,
         tally: Tally,
     ) -> Iterator[TickMessage]:
-        """Price and encode packets of different instruments, grouped by underlying."""
-        table, book = self.table, self.book
-        market_s = float(self.clock.now_s)
-        seen_s = self._seen(packets)
-        book.take(slots, packets, seen_s)
-        self._move_forwards(slots, market_s)
-        options = np.flatnonzero(table.flag[slots])
-        behind = market_s - seen_s > self._policy.timestamp_max_lag_seconds
-        at_s = np.where(behind, market_s, seen_s)
-        priced = price_options(
-            slots[options],
-            at_s[options],
-            table,
-            book,
-            self.forwards,
-            market_s,
-            policy=self._policy,
-            engine=self._engine,
-        )
-        counts = np.bincount(priced.status, minlength=len(STATUS_NAMES))
-        for code in np.flatnonzero(counts).tolist():
-            tally.statuses[STATUS_NAMES[code]] += int(counts[code])
-        book.seq[slots] += 1
-        columns = self._columns(slots, packets, options, at_s[options], priced, received, source)
+        """Price and encode rounds that follow one another, grouped by underlying."""
+        table = self.table
+        moved = self._advance(rounds, slots, packets)
+        underlying = table.underlying_id[slots[moved.rows]]
+        if (underlying[1:] != underlying[:-1]).any():
+            # Packets of one underlying next to one another, since they share a message.
+            order = np.argsort(underlying, kind="stable")
+            moved, underlying = moved.take(order), underlying[order]
+        slots, packets = slots[moved.rows], packets.take(moved.rows)
+        columns = self._columns(slots, packets, moved, received, source, tally)
         rows = rows_of(columns)
         row_bytes = TICK_BYTES + (DEPTH_BYTES if columns.depth is not None else 0)
         starts = [0, *(np.flatnonzero(underlying[1:] != underlying[:-1]) + 1).tolist()]
@@ -283,6 +307,31 @@ class Shard:
                 self.last_values.note(part, payload)
                 yield TickMessage(subject, payload, part)
                 done += count
+
+    def _advance(self, rounds: Sequence[Ints], slots: Ints, packets: Packets) -> _Moved:
+        """Move book and forwards through rounds, noting what every packet met."""
+        table, book, forwards = self.table, self.book, self.forwards
+        market_s = float(self.clock.now_s)
+        moved = _Moved.empty(rounds)
+        first = 0
+        for number, rows in enumerate(rounds):
+            last = first + rows.size
+            at = slots[rows]
+            packets_now = packets.take(_span(rows))
+            book.take(at, packets_now, self._seen(packets_now))
+            self._move_forwards(at, market_s)
+            book.seq[at] += 1
+            moved.rounds[first:last] = number
+            moved.seq[first:last] = book.seq[at]
+            moved.ohlc[first:last] = self._ohlc.of(at, packets_now.ohlc)
+            if forwards.forward.size:
+                # Spots have expiry -1 and so note any; only rows of options are looked at.
+                expiry_id = table.expiry_id[at]
+                moved.forward[first:last] = forwards.forward[expiry_id]
+                moved.source[first:last] = forwards.source[expiry_id]
+                moved.is_stale[first:last] = forwards.is_stale[expiry_id]
+            first = last
+        return moved
 
     def _move_forwards(self, slots: Ints, market_s: float) -> None:
         """Choose anew the forwards that a packet of the batch may have moved."""
@@ -301,20 +350,42 @@ class Shard:
         self,
         slots: Ints,
         packets: Packets,
-        options: Ints,
-        at_s: Floats,
-        priced: Priced,
+        moved: _Moved,
         received: Sequence[int],
         source: str,
+        tally: Tally,
     ) -> TickColumns:
+        """Price the options and lay all values of the ticks side by side."""
+        table = self.table
         n = slots.size
-        book = self.book
-        last = book.last_price[slots]
+        market_s = float(self.clock.now_s)
+        seen_s = self._seen(packets)
+        behind = market_s - seen_s > self._policy.timestamp_max_lag_seconds
+        last, bid, ask = known(packets.last_price), known(packets.bid), known(packets.ask)
+        options = np.flatnonzero(table.flag[slots])
+        quotes = Quotes(
+            slots=slots[options],
+            rounds=moved.rounds[options],
+            at_s=np.where(behind, market_s, seen_s)[options],
+            last=last[options],
+            bid=bid[options],
+            ask=ask[options],
+            forward=moved.forward[options],
+            source=moved.source[options],
+            is_stale=moved.is_stale[options],
+        )
+        priced = price_options(
+            quotes, table, self.book, market_s, policy=self._policy, engine=self._engine
+        )
+        counts = np.bincount(priced.status, minlength=len(STATUS_NAMES))
+        for code in np.flatnonzero(counts).tolist():
+            tally.statuses[STATUS_NAMES[code]] += int(counts[code])
         close = packets.close
         depth_rows = np.flatnonzero(packets.has_depth)
         spelled = valuations(
-            self.table.expiry_id[slots[options]],
-            at_s,
+            table.expiry_id[quotes.slots],
+            quotes.rounds,
+            quotes.at_s,
             tte=priced.tte,
             forward=priced.forward,
             source=priced.source,
@@ -325,16 +396,16 @@ class Shard:
             for row, text in zip(options.tolist(), some, strict=True):
                 spelled[row] = text
         return TickColumns(
-            head=self.table.head[slots],
+            head=table.head[slots],
             last_price=last,
-            bid=book.bid[slots],
-            ask=book.ask[slots],
+            bid=bid,
+            ask=ask,
             bid_qty=packets.bid_qty,
             ask_qty=packets.ask_qty,
             volume=packets.volume,
             oi=packets.oi,
             change=(last - close) * 100.0 / np.where(close > 0.0, close, np.nan),
-            ohlc=self._ohlc.of(slots, packets.ohlc),
+            ohlc=moved.ohlc,
             depth_rows=depth_rows,
             depth=packets.depth(depth_rows) if depth_rows.size else None,
             iv=_spread(priced.iv, options, n),
@@ -344,7 +415,7 @@ class Shard:
             greeks=_spread(priced.greeks, options, n),
             iv_status=_named(_STATUS_NAMES, priced.status, options, n),
             valuation=spelled,
-            seq=book.seq[slots],
+            seq=moved.seq,
             stamp=stamps(
                 packets.frame,
                 packets.exchange_ts_s,
@@ -412,11 +483,26 @@ class Shard:
         }
 
 
-def _pieces(rounds: Sequence[Ints]) -> Iterator[Ints]:
-    """Rounds of bounded size."""
-    for rows in rounds:
-        for first in range(0, rows.size, MAX_ROWS):
-            yield rows[first : first + MAX_ROWS]
+def _turns(rounds: Sequence[Ints]) -> Iterator[list[Ints]]:
+    """Rounds of bounded size, as many together as the bound allows."""
+    turn: list[Ints] = []
+    size = 0
+    for whole in rounds:
+        for first in range(0, whole.size, MAX_ROWS):
+            rows = whole[first : first + MAX_ROWS]
+            if turn and size + rows.size > MAX_ROWS:
+                yield turn
+                turn, size = [], 0
+            turn.append(rows)
+            size += rows.size
+    if turn:
+        yield turn
+
+
+def _span(rows: Ints) -> Ints | slice:
+    """Ascending rows as a slice if none is left out, since a slice copies nothing."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == rows.size else rows
 
 
 def _by_source(frames: Sequence[Frame]) -> Iterator[tuple[str, Sequence[Frame]]]:

@@ -53,7 +53,7 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
         volume: Units [n].
         oi: Units [n].
         change: Percent [n].
-        ohlc: JSON, or None [n].
+        ohlc: JSON (msgspec.Raw), or None [n].
         depth_rows: Which ticks carry an order book, ascending [d].
         depth: Their books [d, 10], None if d is 0.
         iv: Per year [n], as the next three.
@@ -76,7 +76,7 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
     volume: Ints
     oi: Ints
     change: Floats
-    ohlc: Sequence[msgspec.Raw | None]
+    ohlc: Objects
     depth_rows: Ints
     depth: Books | None
     iv: Floats
@@ -105,7 +105,7 @@ def rows_of(ticks: TickColumns) -> list[Any]:
                 _nullable(ticks.volume, ticks.volume >= 0),
                 _nullable(ticks.oi, ticks.oi >= 0),
                 ticks.change.tolist(),
-                ticks.ohlc,
+                ticks.ohlc.tolist(),
                 _depth(ticks),
                 ticks.iv.tolist(),
                 ticks.bid_iv.tolist(),
