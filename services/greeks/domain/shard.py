@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Final, NamedTuple
 
 import msgspec
@@ -14,6 +14,7 @@ from libs.common.contracts.messages import Forward, ForwardSource, InstrumentSet
 from services.greeks.domain.bars import Bars
 from services.greeks.domain.batching import every_packet, newest_only
 from services.greeks.domain.book import Book, known
+from services.greeks.domain.book_texts import BookTexts
 from services.greeks.domain.chain_pricer import STATUS_NAMES, Engine, Quotes, price_options
 from services.greeks.domain.forward import SECONDS_PER_YEAR, SOURCES, Forwards
 from services.greeks.domain.fragments import NO_VALUATION, OhlcTexts, stamps, valuations
@@ -181,6 +182,7 @@ class Shard:
         )
         self.clock = MarketClock()
         self._ohlc = OhlcTexts(self.table.capacity)
+        self._books = BookTexts()
         self._policy = policy
         self._engine = engine
         self._now_ns = now_ns
@@ -293,7 +295,7 @@ class Shard:
             moved, underlying = moved.take(order), underlying[order]
         slots, packets = slots[moved.rows], packets.take(moved.rows)
         columns = self._columns(slots, packets, moved, received, source, tally)
-        rows = rows_of(columns)
+        rows = rows_of(columns, self._books)
         row_bytes = TICK_BYTES + (DEPTH_BYTES if columns.depth is not None else 0)
         starts = [0, *(np.flatnonzero(underlying[1:] != underlying[:-1]) + 1).tolist()]
         tally.ticks += slots.size
@@ -301,7 +303,7 @@ class Shard:
             subject = table.tick_subjects[int(underlying[first])]
             done = first
             for count, payload in encode(
-                rows[first:last], max_bytes=MAX_MESSAGE_BYTES, row_bytes=row_bytes
+                list(islice(rows, last - first)), max_bytes=MAX_MESSAGE_BYTES, row_bytes=row_bytes
             ):
                 part = slots[done : done + count]
                 self.last_values.note(part, payload)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from libs.common.contracts.messages import Depth, DepthLevel, Tick
+from services.greeks.domain.book_texts import BookTexts
 from services.greeks.domain.fragments import HEAD, STAMP, VALUATION
 from services.greeks.domain.packets import Depth as Books
 
@@ -21,6 +22,8 @@ TICK_BYTES: Final = 900
 """About the length of a tick without depth: so many rows are encoded before the size is checked."""
 DEPTH_BYTES: Final = 500
 """About what five levels a side add."""
+MANY_BOOKS: Final = 48
+"""From here on writing all books side by side beats an object per level."""
 
 # A tick as the encoder wants it: values by position, with shared pieces of JSON in place of the
 # first field of each piece. Structs made by position from zipped columns are the cheapest rows in
@@ -90,35 +93,38 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
     stamp: Sequence[msgspec.Raw]
 
 
-def rows_of(ticks: TickColumns) -> list[Any]:
-    """Make one encodable row per tick."""
-    return list(
-        starmap(
-            _Row,
-            zip(
-                ticks.head.tolist(),
-                ticks.last_price.tolist(),
-                ticks.bid.tolist(),
-                ticks.ask.tolist(),
-                _nullable(ticks.bid_qty, ticks.bid_qty > 0),
-                _nullable(ticks.ask_qty, ticks.ask_qty > 0),
-                _nullable(ticks.volume, ticks.volume >= 0),
-                _nullable(ticks.oi, ticks.oi >= 0),
-                ticks.change.tolist(),
-                ticks.ohlc.tolist(),
-                _depth(ticks),
-                ticks.iv.tolist(),
-                ticks.bid_iv.tolist(),
-                ticks.ask_iv.tolist(),
-                ticks.smile_iv.tolist(),
-                *(greek.tolist() for greek in ticks.greeks),
-                ticks.iv_status,
-                ticks.valuation,
-                ticks.seq.tolist(),
-                ticks.stamp,
-                strict=False,
-            ),
-        )
+def rows_of(ticks: TickColumns, texts: BookTexts) -> Iterator[Any]:
+    """Make one encodable row per tick, each when it is asked for.
+
+    Args:
+        ticks: The columns.
+        texts: Writes the order books.
+    """
+    return starmap(
+        _Row,
+        zip(
+            ticks.head.tolist(),
+            ticks.last_price.tolist(),
+            ticks.bid.tolist(),
+            ticks.ask.tolist(),
+            _nullable(ticks.bid_qty, ticks.bid_qty > 0),
+            _nullable(ticks.ask_qty, ticks.ask_qty > 0),
+            _nullable(ticks.volume, ticks.volume >= 0),
+            _nullable(ticks.oi, ticks.oi >= 0),
+            ticks.change.tolist(),
+            ticks.ohlc.tolist(),
+            _depth(ticks, texts),
+            ticks.iv.tolist(),
+            ticks.bid_iv.tolist(),
+            ticks.ask_iv.tolist(),
+            ticks.smile_iv.tolist(),
+            *(greek.tolist() for greek in ticks.greeks),
+            ticks.iv_status,
+            ticks.valuation,
+            ticks.seq.tolist(),
+            ticks.stamp,
+            strict=False,
+        ),
     )
 
 
@@ -159,11 +165,25 @@ def _nullable(values: Ints, known: Bools) -> Iterable[int | None]:
     return listed
 
 
-def _depth(ticks: TickColumns) -> Iterable[Any]:
-    """Order books; a level without quantity is left out."""
+def _depth(ticks: TickColumns, texts: BookTexts) -> Iterable[Any]:
+    """Order books, as JSON where there are many; a level without quantity is left out."""
     books = ticks.depth
     if books is None:
         return repeat(None)
+    count = ticks.depth_rows.size
+    spelled: Sequence[Any] | None = texts.of(books) if count >= MANY_BOOKS else None
+    if spelled is None:
+        spelled = _books(books)
+    if count == ticks.head.size:
+        return spelled
+    rows: list[Any] = [None] * ticks.head.size
+    for row, book in zip(ticks.depth_rows.tolist(), spelled, strict=True):
+        rows[row] = book
+    return rows
+
+
+def _books(books: Books) -> list[Any]:
+    """Order books as objects to be encoded."""
     levels = list(
         starmap(
             _Level,
@@ -175,14 +195,13 @@ def _depth(ticks: TickColumns) -> Iterable[Any]:
             ),
         )
     )
-    rows: list[Any] = [None] * ticks.head.size
-    filled = books.quantities > 0
-    whole: list[bool] = np.logical_and.reduce(filled, axis=1).tolist()
-    for book, row in enumerate(ticks.depth_rows.tolist()):
+    whole: list[bool] = np.logical_and.reduce(books.quantities > 0, axis=1).tolist()
+    found: list[Any] = []
+    for book, is_whole in enumerate(whole):
         first = 10 * book
         buy, sell = levels[first : first + 5], levels[first + 5 : first + 10]
-        if not whole[book]:
+        if not is_whole:
             buy = [level for level in buy if level.quantity > 0]
             sell = [level for level in sell if level.quantity > 0]
-        rows[row] = _Depth(buy, sell)
-    return rows
+        found.append(_Depth(buy, sell))
+    return found

@@ -134,6 +134,19 @@ def test_depth_leaves_empty_levels_out():
     assert tick.depth.buy[0].price == tick.bid
 
 
+@pytest.mark.parametrize("divisor", [1, 3])
+def test_many_books_are_written_as_few_are(divisor):
+    market = FakeMarket(strikes_each_side=20)
+    count = len(market.options)
+    quantity = np.arange(10 * count).reshape(count, 10) // divisor % 7
+    frame = frame_of(market.full(market.options, depth_quantity=quantity))
+    ticks = by_token(work(shard_of(market), frame))
+    for item, levels in zip(market.options, quantity.tolist(), strict=True):
+        alone = frame_of(market.full([item], depth_quantity=np.array([levels])))
+        (tick,) = work(shard_of(market), alone)
+        assert tick.depth == ticks[item.instrument_token].depth
+
+
 def test_frames_worked_together_give_the_ticks_of_frames_worked_one_by_one():
     market = FakeMarket(strikes_each_side=20)
     rng = np.random.default_rng(2)
