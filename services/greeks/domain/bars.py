@@ -82,6 +82,7 @@ class Bars:
         self._feeds: dict[int, _Feed] = {}
         self._sources: dict[str, tuple[BarSource, ...]] = {}
         self._series: dict[str, BarSeries] = {}
+        self._subjects: dict[str, str] = {}
         # Those whose newest second is open, so that nobody looks at the thousands without ticks.
         self._open: dict[str, BarSeries] = {}
         self._has_begun = False
@@ -118,6 +119,7 @@ class Bars:
             del self._feeds[source.slot]
         series = self._series.get(underlying)
         if series is None:
+            self._subjects[underlying] = subjects.bar(underlying)
             series = self._series[underlying] = BarSeries(
                 late_seconds=self._late_seconds, begun=self._now(), tally=self.tally
             )
@@ -259,4 +261,4 @@ class Bars:
                 epoch=self._epoch,
                 source=self._source,
             )
-            self.ready.append(BarMessage(subjects.bar(underlying), bar))
+            self.ready.append(BarMessage(self._subjects[underlying], bar))

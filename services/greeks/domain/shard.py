@@ -38,8 +38,8 @@ MAX_MESSAGE_BYTES: Final = 512 * 1024
 """Ticks of one underlying are split beyond this; NATS takes 1 MiB by default."""
 
 MAX_ROWS: Final = 1024
-"""Ticks made at once: enough for numpy, few enough for their objects to stay in the CPU's cache,
-and a bound on how long the event loop waits."""
+"""Ticks priced at once, of one or several rounds: enough for numpy, few enough for their objects to
+stay in the CPU's cache, and a bound on how long the event loop waits."""
 
 _STATUS_NAMES: Final = np.array(STATUS_NAMES, dtype=np.object_)
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from datetime import date
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -132,6 +133,49 @@ def test_depth_leaves_empty_levels_out():
     assert [level.quantity for level in tick.depth.buy] == [75, 150]
     assert [level.quantity for level in tick.depth.sell] == [25]
     assert tick.depth.buy[0].price == tick.bid
+
+
+@pytest.mark.parametrize("divisor", [1, 3])
+def test_many_books_are_written_as_few_are(divisor):
+    market = FakeMarket(strikes_each_side=20)
+    count = len(market.options)
+    quantity = np.arange(10 * count).reshape(count, 10) // divisor % 7
+    frame = frame_of(market.full(market.options, depth_quantity=quantity))
+    ticks = by_token(work(shard_of(market), frame))
+    for item, levels in zip(market.options, quantity.tolist(), strict=True):
+        alone = frame_of(market.full([item], depth_quantity=np.array([levels])))
+        (tick,) = work(shard_of(market), alone)
+        assert tick.depth == ticks[item.instrument_token].depth
+
+
+def test_frames_worked_together_give_the_ticks_of_frames_worked_one_by_one():
+    market = FakeMarket(strikes_each_side=20)
+    rng = np.random.default_rng(2)
+    frames = []
+    for number in range(12):
+        market.spot = round(market.spot * (1 + rng.normal(0, 1e-4)), 2)
+        turn = [market.options[(number * 30 + i) % len(market.options)] for i in range(90)]
+        opened = market.full(turn, open=100 + 5 * (number // 3))
+        frames.append(frame_of(market.index_packet(), market.full(market.instruments[1:2]), opened))
+    together = shard_of(market)
+    alone = shard_of(market)
+    # All at one moment of the market, so that batches make no difference in its time.
+    expected = [tick for frame in frames for tick in work(alone, frame)]
+    found = work(together, *frames)
+
+    def told(ticks: Sequence[Tick]) -> dict[int, list[Tick]]:
+        grouped: dict[int, list[Tick]] = {}
+        for tick in ticks:
+            grouped.setdefault(tick.instrument_token, []).append(
+                msgspec.structs.replace(tick, ingest_ts=0)
+            )
+        return grouped
+
+    assert told(found) == told(expected)
+    assert max(tick.seq for tick in found) == 12
+    forwards = {tick.forward for tick in found if tick.expiry == NEAR}
+    assert len(forwards) > 6
+    np.testing.assert_array_equal(together.book.iv, alone.book.iv)
 
 
 def test_an_option_without_price_has_nulls_and_says_so():
