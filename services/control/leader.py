@@ -106,6 +106,10 @@ class Leader:
             return self._own
         return self._stand_in
 
+    def stand_in_words(self) -> dict[str, str]:
+        """A word per account of the simulator; empty while nobody stands in."""
+        return {} if self._stand_in is None else self._stand_in.words()
+
     def _capacities(self) -> list[Capacity]:
         return self._sessions.capacities()
 
