@@ -169,6 +169,8 @@ async def store(
             "INSERT INTO instrument_dump_exchanges VALUES ($1, $2, $3, $4, $5, $6, $7)",
             [(revision, *msgspec.structs.astuple(entry)) for entry in exchanges],
         )
+        # No statistics know the new revision yet; searches would be planned for a single row.
+        await connection.execute("ANALYZE instrument_rows")
         await connection.execute("UPDATE instrument_dumps SET is_current = false WHERE is_current")
         await connection.execute(
             "UPDATE instrument_dumps SET is_current = true WHERE revision = $1", revision
