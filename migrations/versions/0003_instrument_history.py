@@ -42,7 +42,7 @@ WHERE d.is_current;
 """
 
 # pg_trgm comes with most servers and any owner of a database may create it, but not with all: a
-# search for a part of a name then reads the rows of its revision, some 50 ms instead of 5.
+# search for a part of a name then reads the rows of its revision, some 50 ms instead of 10.
 TRIGRAMS = """
 DO $$
 BEGIN

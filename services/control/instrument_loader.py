@@ -70,6 +70,8 @@ class InstrumentLoader:
         self._source: Source | None = None
         self._failures: dict[str, Failure] = {}
         self._is_published = True
+        # Contracts that lost their token, and whose last values still lie in the stream.
+        self._dead: list[Instrument] = []
         self.dump: registry.CurrentDump | None = None
         self.instruments: Mapping[int, Instrument] = {}
 
@@ -232,6 +234,7 @@ class InstrumentLoader:
             reused_from=found.reused_from,
         )
         self._take(stored, found)
+        self._dead += [reuse.before for reuse in renewal.reused]
         _note_renewal(renewal, stored.revision)
 
     async def _note(self, found: Registry | None, failures: Mapping[str, Failure]) -> None:
@@ -255,6 +258,9 @@ class InstrumentLoader:
             revision=self.dump.revision,
             market_date=self.dump.market_date,
         )
+        # Afterwards: until then a greeks worker might write one of them once more.
+        await registry.forget_last_values(self._bus, self._dead)
+        self._dead.clear()
         self._is_published = True
         log.info(
             "instruments.loaded",

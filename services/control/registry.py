@@ -9,7 +9,9 @@ from itertools import islice
 import msgspec
 
 from libs.common import logs
+from libs.common.bus import api
 from libs.common.bus.connection import Bus
+from libs.common.bus.errors import RefusedError
 from libs.common.bus.kv import Bucket, Mirror
 from libs.common.contracts import codec, streams, subjects
 from libs.common.contracts.messages import InstrumentSet, Source
@@ -167,6 +169,8 @@ async def store(
             "INSERT INTO instrument_dump_exchanges VALUES ($1, $2, $3, $4, $5, $6, $7)",
             [(revision, *msgspec.structs.astuple(entry)) for entry in exchanges],
         )
+        # No statistics know the new revision yet; searches would be planned for a single row.
+        await connection.execute("ANALYZE instrument_rows")
         await connection.execute("UPDATE instrument_dumps SET is_current = false WHERE is_current")
         await connection.execute(
             "UPDATE instrument_dumps SET is_current = true WHERE revision = $1", revision
@@ -298,6 +302,25 @@ async def publish(
         "instruments.published", underlyings=len(changed), removed=len(held), revision=revision
     )
     return len(changed)
+
+
+async def forget_last_values(bus: Bus, instruments: Iterable[Instrument]) -> None:
+    """Remove what MD_LAST holds of contracts whose token means another one now.
+
+    Else a client that subscribes the token would be given the dead contract's last tick.
+
+    Raises:
+        BusUnavailableError: NATS is away; what was removed stays removed.
+    """
+    await _some_at_a_time(_forget_last_value(bus, item) for item in instruments)
+
+
+async def _forget_last_value(bus: Bus, item: Instrument) -> None:
+    subject = subjects.last(item.underlying, item.instrument_token)
+    try:
+        await api.call(bus, f"STREAM.PURGE.{streams.MD_LAST.name}", {"filter": subject})
+    except RefusedError as error:
+        log.warning("last_value.kept", subject=subject, reason=error.reason)
 
 
 async def _some_at_a_time(writes: Iterable[Coroutine[None, None, object]]) -> None:

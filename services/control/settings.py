@@ -115,8 +115,8 @@ class ControlSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
         if value.strip().lower() == ALL_EXCHANGES:
             return (ALL_EXCHANGES,)
         names = tuple(dict.fromkeys(p.strip().upper() for p in value.split(",") if p.strip()))
-        wrong = [name for name in names if not _EXCHANGE.fullmatch(name)]
-        if wrong or not 0 < len(names) <= _EXCHANGES_MAX:
+        is_wrong = ALL_EXCHANGES.upper() in names or not all(map(_EXCHANGE.fullmatch, names))
+        if is_wrong or not 0 < len(names) <= _EXCHANGES_MAX:
             raise ValueError(
                 f"INSTRUMENT_EXCHANGES: {value!r} must be all, or 1 to {_EXCHANGES_MAX} names of"
                 " exchanges such as NSE,NFO,BSE,BFO"

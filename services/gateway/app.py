@@ -55,7 +55,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             stall_seconds=settings.stall_seconds,
             last_values_max=settings.last_values_max,
         )
-        directory = Directory(bus)
+        directory = Directory(bus, on_forgotten=fanout.forget)
         state = FleetState(
             bus=bus, database=database, directory=directory, fanout=fanout, settings=settings
         )

@@ -1,6 +1,8 @@
 """Reads instruments and the plan from PostgreSQL for REST."""
 
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
 
 import asyncpg
 import msgspec
@@ -9,11 +11,14 @@ from libs.common.database import Database, DatabaseUnavailableError
 from services.gateway.domain.instrument_query import Day, InstrumentQuery, conditions
 from services.gateway.errors import CatalogUnavailableError, NotFoundError
 
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
 _INSTRUMENT_COLUMNS = (
     "i.instrument_token, i.exchange_token, i.tradingsymbol, i.name, i.exchange, i.segment, "
     "i.underlying, i.kind, i.strike, i.expiry, i.option_type, i.lot_size, i.tick_size, "
     "i.reused_from"
 )
+_INSTRUMENT_ROWS = "FROM instrument_rows i LEFT JOIN plan_entries p USING (instrument_token)"
 _INSTRUMENT_ORDER = "ORDER BY i.underlying, i.expiry NULLS FIRST, i.strike, i.instrument_token"
 
 
@@ -24,7 +29,7 @@ revision = (SELECT d.revision FROM instrument_dumps d
             JOIN instrument_dumps c ON c.is_current AND d.source = c.source
             WHERE {day} ORDER BY d.market_date DESC, d.revision DESC LIMIT 1)
 """
-_DUMP_COLUMNS = ("revision", "market_date", "source", "loaded_at")
+_DUMP = "SELECT revision, market_date, source, loaded_at FROM instrument_dumps WHERE "
 _EXCHANGES = """
 SELECT exchange, market_date, row_count AS rows, outcome, reason
 FROM instrument_dump_exchanges WHERE revision = $1 ORDER BY exchange
@@ -76,52 +81,51 @@ class Catalog:
         Raises:
             NotFoundError: No dump of the wanted day is kept.
         """
-        values: list[Any] = []
-        which = _CURRENT_DUMP
-        if wanted.market_date is not None:
-            which, values = _NAMED_DAY, [wanted.market_date]
-        elif wanted.day is Day.PREVIOUS:
-            which = _PREVIOUS_DAY
-        clauses, more = conditions(wanted, first=len(values) + 1)
-        values += more
-        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-        # One statement, so that dump, page and total belong together even while dumps are
-        # swapped. Every fragment is a constant: values travel as parameters only.
-        query = f"""
-            WITH dump AS (SELECT revision, market_date, source, loaded_at
-                          FROM instrument_dumps WHERE {which}),
-                 wanted AS MATERIALIZED (
-                     SELECT {_INSTRUMENT_COLUMNS},
-                            row_number() OVER ({_INSTRUMENT_ORDER}) AS place
-                     FROM instrument_rows i JOIN dump USING (revision)
-                     LEFT JOIN plan_entries p USING (instrument_token) {where}),
-                 page AS (SELECT * FROM wanted ORDER BY place
-                          LIMIT ${len(values) + 1} OFFSET ${len(values) + 2})
-            SELECT dump.*, c.total, page.* FROM (SELECT count(*) AS total FROM wanted) c
-            LEFT JOIN dump ON true LEFT JOIN page ON true ORDER BY page.place
-        """  # noqa: S608
-        rows = await self._fetch(query, *values, wanted.limit, wanted.offset)
-        total, dump = int(rows[0]["total"]), {name: rows[0][name] for name in _DUMP_COLUMNS}
-        if dump["revision"] is None:
-            if which is not _CURRENT_DUMP:
-                raise await self._not_kept(wanted)
-            return InstrumentPage(items=[], total=0, dump=None)
-        dump["exchanges"] = await self._fetch(_EXCHANGES, dump["revision"])
-        items = []
-        for row in rows:
-            if row.pop("place") is not None:
-                del row["total"]
-                items.append({k: v for k, v in row.items() if k not in _DUMP_COLUMNS})
-        return InstrumentPage(items=items, total=total, dump=dump)
-
-    async def _not_kept(self, wanted: InstrumentQuery) -> NotFoundError:
-        rows = await self._fetch(_KEPT_DAYS)
-        kept = ", ".join(row["market_date"].isoformat() for row in rows) or "none"
-        if wanted.market_date is not None:
-            return NotFoundError(
-                "market_date", f"no instruments of {wanted.market_date} are kept; kept: {kept}"
+        async with self._snapshot() as connection:
+            dump = await self._dump(connection, wanted)
+            if dump is None:
+                return InstrumentPage(items=[], total=0, dump=None)
+            clauses, values = conditions(wanted, first=2)
+            where = " AND ".join(("i.revision = $1", *clauses))
+            # Every fragment is a constant: values travel as parameters only. The outer join keeps
+            # the total when the page lies beyond the end.
+            query = f"""
+                WITH page AS (SELECT {_INSTRUMENT_COLUMNS} {_INSTRUMENT_ROWS} WHERE {where}
+                              {_INSTRUMENT_ORDER}
+                              LIMIT ${len(values) + 2} OFFSET ${len(values) + 3})
+                SELECT c.total, i.*
+                FROM (SELECT count(*) AS total {_INSTRUMENT_ROWS} WHERE {where}) c
+                LEFT JOIN page i ON true {_INSTRUMENT_ORDER}
+            """  # noqa: S608
+            rows = await connection.fetch(
+                query, dump["revision"], *values, wanted.limit, wanted.offset
             )
-        return NotFoundError("day", f"no instruments of an earlier day are kept; kept: {kept}")
+            exchanges = await connection.fetch(_EXCHANGES, dump["revision"])
+        items = [dict(row) for row in rows if row["instrument_token"] is not None]
+        for item in items:
+            del item["total"]
+        return InstrumentPage(
+            items=items,
+            total=int(rows[0]["total"]),
+            dump={**dump, "exchanges": [dict(row) for row in exchanges]},
+        )
+
+    async def _dump(self, connection: Connection, wanted: InstrumentQuery) -> asyncpg.Record | None:
+        """The dump that is asked about; None if there has never been one."""
+        if wanted.market_date is not None:
+            dump = await connection.fetchrow(_DUMP + _NAMED_DAY, wanted.market_date)
+            problem = f"no instruments of {wanted.market_date} are kept"
+            field = "market_date"
+        elif wanted.day is Day.PREVIOUS:
+            dump = await connection.fetchrow(_DUMP + _PREVIOUS_DAY)
+            field, problem = "day", "no instruments of an earlier day are kept"
+        else:
+            return await connection.fetchrow(_DUMP + _CURRENT_DUMP)
+        if dump is None:
+            rows = await connection.fetch(_KEPT_DAYS)
+            kept = ", ".join(row["market_date"].isoformat() for row in rows) or "none"
+            raise NotFoundError(field, f"{problem}; kept: {kept}")
+        return dump
 
     async def chains(self) -> Page:
         """Every (underlying, expiry) that has options, with how many of them are planned."""
@@ -134,9 +138,23 @@ class Catalog:
         return Page(items=rows, total=len(rows))
 
     async def _fetch(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        async with self._reading() as connection:
+            return [dict(row) for row in await connection.fetch(query, *values)]
+
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncIterator[Connection]:
+        """Several statements on the same state, whatever is swapped meanwhile."""
+        async with (
+            self._reading() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            yield connection
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Connection]:
         try:
             async with self._database.acquire() as connection:
-                return [dict(row) for row in await connection.fetch(query, *values)]
+                yield connection
         except DatabaseUnavailableError as error:
             raise CatalogUnavailableError(error.reason) from error
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:

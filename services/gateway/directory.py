@@ -1,6 +1,7 @@
 """What the fleet says of itself in its buckets, mirrored: instruments, plan and feeds."""
 
 import time
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -18,16 +19,18 @@ log = logs.get_logger(__name__)
 M = TypeVar("M", bound=Message)
 
 
-class _InstrumentToken(Message, frozen=True, kw_only=True):
-    """The one field of an instrument that the gateway keeps."""
+class _Contract(Message, frozen=True, kw_only=True):
+    """The fields of an instrument that tell it from others: all that the gateway reads of it."""
 
     instrument_token: int
+    exchange: str
+    tradingsymbol: str
 
 
-class _TokenSet(Message, frozen=True, kw_only=True):
-    """An `InstrumentSet` read for its tokens only: a third of the time and memory."""
+class _ContractSet(Message, frozen=True, kw_only=True):
+    """An `InstrumentSet` read for its contracts only: half of the time and memory."""
 
-    instruments: tuple[_InstrumentToken, ...]
+    instruments: tuple[_Contract, ...]
 
 
 class Directory:
@@ -36,6 +39,10 @@ class Directory:
     A value that cannot be decoded (from a newer or broken sender) is logged and the one before is
     kept: no message of another process may take the gateway down.
 
+    Args:
+        bus: The connection.
+        on_forgotten: Told which tokens left or mean another contract now.
+
     Attributes:
         plans: By account.
         feeds: By account.
@@ -43,15 +50,19 @@ class Directory:
         instruments_at_ns: When a set of instruments last changed, epoch ns; None before.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(
+        self, bus: Bus, on_forgotten: Callable[[Iterable[int]], None] = lambda _: None
+    ) -> None:
         self.plans: dict[str, AccountPlan] = {}
         self.feeds: dict[str, FeedStatus] = {}
         self.accounts: dict[str, AccountState] = {}
         self.instruments_at_ns: int | None = None
+        self._on_forgotten = on_forgotten
         self._tokens_of: dict[str, frozenset[int]] = {}
         # By token, whose set it is in: a token may move from one underlying to another, and the
-        # sets arrive one by one, in either order.
+        # sets arrive one by one, in either order. And which contract it means, as a hash.
         self._owner: dict[int, str] = {}
+        self._contract: dict[int, int] = {}
         self._account_of_key: dict[str, str] = {}
         self._mirrors = {
             "instruments": Mirror(bus, streams.INSTRUMENTS.name, self._instruments_changed),
@@ -92,24 +103,32 @@ class Directory:
         return not known or name in known
 
     def _instruments_changed(self, key: str, value: bytes | None) -> None:
-        fresh: frozenset[int] = frozenset()
+        fresh: dict[int, int] = {}
         if value is not None:
             try:
-                decoded = codec.from_msgpack(_TokenSet, value)
+                decoded = codec.from_msgpack(_ContractSet, value)
             except codec.DecodeError as error:
                 log.warning(
                     "directory.undecodable", bucket="instruments", key=key, reason=str(error)
                 )
                 return
-            fresh = frozenset(i.instrument_token for i in decoded.instruments)
+            fresh = {
+                item.instrument_token: hash((item.exchange, item.tradingsymbol))
+                for item in decoded.instruments
+            }
             self.instruments_at_ns = time.time_ns()
-        stale = self._tokens_of.pop(key, frozenset())
-        if fresh:
-            self._tokens_of[key] = fresh
-        for token in stale - fresh:
+        known = self._contract
+        forgotten = [token for token, told in fresh.items() if known.get(token, told) != told]
+        for token in self._tokens_of.pop(key, frozenset()) - fresh.keys():
             if self._owner.get(token) == key:
-                del self._owner[token]
+                del self._owner[token], known[token]
+                forgotten.append(token)
+        if fresh:
+            self._tokens_of[key] = frozenset(fresh)
         self._owner.update(dict.fromkeys(fresh, key))
+        known.update(fresh)
+        if forgotten:
+            self._on_forgotten(forgotten)
 
     def _plan_changed(self, key: str, value: bytes | None) -> None:
         self._keep(self.plans, AccountPlan, f"plan/{key}", value)

@@ -120,6 +120,11 @@ class Fanout:
         if waiting:
             self._arm_flush()
 
+    def forget(self, tokens: Iterable[int]) -> None:
+        """These left or mean other contracts now: nobody who joins is given their last ticks."""
+        for token in tokens:
+            self.last_values.forget(token)
+
     @property
     def tick_age_seconds(self) -> float | None:
         """Since the last tick arrived; None before the first."""

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from libs.common.bus import api
 from libs.common.bus.connection import Bus
 from libs.common.bus.kv import Mirror
 from libs.common.bus.provision import ensure
-from libs.common.contracts import codec, streams
+from libs.common.contracts import codec, streams, subjects
 from libs.common.contracts.messages import InstrumentSet, Source
 from libs.common.database import Database, DatabaseUnavailableError
 from libs.common.domain.clock import IST
@@ -112,7 +113,7 @@ class Rig:
 async def rig(
     bus: Bus, simulator: SimulatorProcess, directory: Path, exchanges: str | None = None
 ) -> AsyncIterator[Rig]:
-    await ensure(bus, (), streams.BUCKETS)
+    await ensure(bus, [streams.MD_LAST], streams.BUCKETS)
     rest = KiteRest(
         api_key=simulator.account().api_key,
         access_token=await simulator.token(),
@@ -234,12 +235,19 @@ async def test_reused_token_is_marked_for_its_day(bus, simulator, tmp_path):
     async with rig(bus, simulator, tmp_path) as r:
         await r.refresh()
         before = await r.in_force()
+        for item in before.values():
+            await bus.publish(subjects.last(item.underlying, item.instrument_token), b"a tick")
         simulator.fault(kind="reused_token", exchange="NFO")
         await r.refresh(TOMORROW)
         after = await r.in_force()
+        left = await api.call(
+            bus, f"STREAM.INFO.{streams.MD_LAST.name}", {"subjects_filter": subjects.ALL_LAST}
+        )
         [token] = [t for t, item in after.items() if before[t] != item]
         assert after[token] == another_contract(before[token])
         marked = {token: before[token].key}
+        kept = {subjects.last(i.underlying, t) for t, i in before.items() if t != token}
+        assert left["state"]["subjects"].keys() == kept, "its last value is gone, alone"
         assert await registry.fetch_registry(r.database) == (
             sorted(after.values(), key=lambda item: item.instrument_token),
             marked,

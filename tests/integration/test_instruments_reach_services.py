@@ -8,7 +8,7 @@ from libs.common.contracts import streams
 from libs.common.domain.instruments import Instrument, Kind, OptionType
 from services.control import registry
 from tests.fakes.kite_frames import FakeMarket
-from tests.integration.gateway_rig import Peer, running_gateway
+from tests.integration.gateway_rig import Market, Peer, running_gateway
 from tests.integration.test_greeks_service import (
     Feeder,
     eventually,
@@ -120,3 +120,51 @@ async def test_token_that_moves_to_another_underlying_stays_known(
 
         await eventually(lambda: is_accepted(peer, came))
         assert await is_accepted(peer, moved)
+
+
+async def test_last_tick_of_a_dead_contract_is_given_to_nobody(nats_server, bus):
+    today, tomorrow = two_days()
+    gone, changed, stays = today.options[:3]
+    came = tomorrow.instruments[-1]
+    await ensure(bus, streams.STREAMS, streams.BUCKETS)
+    await registry.publish(bus, today.instruments, revision=1, market_date=today.expiries[0])
+    market = Market()
+    await market.store_last(
+        bus,
+        [
+            market.tick(item, underlying=item.underlying, last_price=100.0)
+            for item in (gone, changed, stays)
+        ],
+    )
+
+    async def snapshots(peer: Peer) -> set[int]:
+        # The last to be answered has a stored tick, so that those before it have come by then.
+        await peer.say(
+            action="subscribe", tokens=[changed.instrument_token, stays.instrument_token]
+        )
+        await peer.next("subscribed")
+        seen: set[int] = set()
+        while stays.instrument_token not in seen:
+            seen.add((await peer.next("tick"))["data"]["instrument_token"])
+        return seen
+
+    both = {changed.instrument_token, stays.instrument_token}
+    async with running_gateway(nats_server.url) as gateway:
+        async with gateway.client() as peer:
+
+            async def all_are_read() -> bool:
+                found = await snapshots(peer)
+                await peer.say(action="unsubscribe", tokens=sorted(both))
+                await peer.next("unsubscribed")
+                return found == both
+
+            await eventually(all_are_read)
+        await registry.publish(bus, tomorrow.instruments, revision=2, market_date=today.expiries[1])
+        await registry.forget_last_values(bus, [changed])
+        async with gateway.client() as peer:
+            await eventually(lambda: is_accepted(peer, came))
+            assert await snapshots(peer) == {stays.instrument_token}
+    # A gateway that starts later reads what the stream has.
+    async with running_gateway(nats_server.url) as gateway, gateway.client() as peer:
+        await eventually(lambda: is_accepted(peer, came))
+        assert await snapshots(peer) == {stays.instrument_token}

@@ -230,3 +230,25 @@ async def test_faults_in_force_are_listed_and_lifted(simulator):
     assert simulator.control("DELETE", f"/sim/faults?id={first['id']}").json() == {"lifted": 1}
     assert simulator.control("DELETE", "/sim/faults").json() == {"lifted": 1}
     await until(lambda: not simulator.control("GET", "/sim/faults").json()["faults"], "no faults")
+
+
+async def test_a_damaged_dump_is_that_of_its_exchange_alone(simulator):
+    async with await simulator.client() as client:
+
+        async def dump(path: str):
+            return parse_dump((await client.get(path)).content)
+
+        whole, others = await dump("/instruments/NFO"), await dump("/instruments/NSE")
+        simulator.fault(kind="truncated_dump", exchange="NFO", count=1)
+        cut = await dump("/instruments/NFO")
+        assert cut.is_truncated
+        assert cut.instruments == whole.instruments[: len(cut.instruments)]
+        assert await dump("/instruments/NFO") == whole, "once, as was asked for"
+        simulator.fault(kind="empty_dump", exchange="NFO")
+        assert (await dump("/instruments/NFO")).instruments == []
+        assert await dump("/instruments/NSE") == others
+        everything = (await dump("/instruments")).instruments
+        assert everything
+        assert all(item.exchange != "NFO" for item in everything)
+        simulator.heal()
+        assert await dump("/instruments/NFO") == whole

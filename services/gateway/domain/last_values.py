@@ -33,6 +33,10 @@ class LastValues:
             del frames[next(iter(frames))]
             self.evicted += 1
 
+    def forget(self, token: int) -> None:
+        """The token left, or means another contract now: its last tick is nobody's."""
+        self.frames.pop(token, None)
+
     def put_if_newer(self, token: int, frame: bytes) -> bool:
         """Keep a stored tick unless the one at hand was made at the same time or later.
 

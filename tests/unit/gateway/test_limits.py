@@ -61,3 +61,11 @@ def test_stored_tick_never_replaces_a_newer_live_one():
     assert not values.put_if_newer(1, frame(100))
     assert values.put_if_newer(1, frame(101))
     assert values.frames[1] == frame(101)
+
+
+def test_forgotten_last_value_is_gone_and_an_unknown_one_is_no_error():
+    values = LastValues(10)
+    values.put(7, b"frame")
+    values.forget(7)
+    values.forget(8)
+    assert len(values) == 0
