@@ -1,8 +1,8 @@
-"""gateway: live ticks for WebSocket clients, and the fleet's read-only REST and web page.
+"""gateway: live ticks for WebSocket clients, and the fleet's REST and web page.
 
-In: `md.tick.v1.*` (core subscription), stream MD_LAST (snapshots), buckets `instruments`, `plan`
-and `status`, PostgreSQL (read only). Out: WebSocket messages (`libs.common.contracts.websocket`)
-and HTTP answers; it publishes nothing.
+In: `md.tick.v1.*` (core subscription), stream MD_LAST (snapshots), buckets `instruments`, `plan`,
+`status` and `accounts`, PostgreSQL. Out: WebSocket messages (`libs.common.contracts.websocket`),
+HTTP answers, subscriptions in PostgreSQL, and `control.wake.v1` when they changed.
 Scales by replicas without affinity: each one receives all ticks and serves its own connections.
 It parses no tick, computes nothing and holds no broker credential.
 """
