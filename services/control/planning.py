@@ -28,6 +28,7 @@ from services.control.subscription_states import CoverageBook, SubscriptionState
 _LOOK_INTERVAL_SECONDS: Final = 1.0
 # A wake-up is answered after this pause, so that a burst of requests makes one plan.
 _DEBOUNCE_SECONDS: Final = 0.05
+_SETTLE_PAUSE_SECONDS: Final = 0.2
 _NAMED_MAX: Final = 100
 _LOGGED_MAX: Final = 20
 
@@ -339,11 +340,14 @@ class Planning:
     async def _keep_settled(self, quiet: asyncio.Event) -> None:
         """Copy the plan and the states to PostgreSQL, apart from planning: it may be away."""
         while not quiet.is_set():
+            await _passed(self._unsettled, _LOOK_INTERVAL_SECONDS)
             if self._coverage.refresh() or self._unsettled.is_set():
                 self._unsettled.clear()
                 if not await self._settle():
+                    await sleep_unless(quiet, _LOOK_INTERVAL_SECONDS)
                     self._unsettled.set()
-            await sleep_unless(quiet, _LOOK_INTERVAL_SECONDS)
+            # Whatever happens, the database has a pause between two writes.
+            await sleep_unless(quiet, _SETTLE_PAUSE_SECONDS)
 
     async def _settle(self) -> bool:
         outcome = self._outcome
