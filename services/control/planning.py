@@ -24,8 +24,10 @@ from services.control.plan_store import PlanStore
 from services.control.settings import ControlSettings
 from services.control.subscription_states import CoverageBook, SubscriptionStates
 
-# How often the accounts are looked at, homecomers are sent and states are written.
-_LOOK_INTERVAL_SECONDS: Final = 1.0
+# How often the accounts and the coverage are looked at.
+_LOOK_INTERVAL_SECONDS: Final = 0.5
+# Between two batches that go home.
+_RETURN_INTERVAL_SECONDS: Final = 1.0
 # A wake-up is answered after this pause, so that a burst of requests makes one plan.
 _DEBOUNCE_SECONDS: Final = 0.05
 _SETTLE_PAUSE_SECONDS: Final = 0.2
@@ -70,8 +72,8 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
 class Planning:
     """The plan of one leadership term.
 
-    A plan is made when the leader's round asks for it, within a tenth of a second of a wake-up
-    (`control.wake.v1`), and within a second of an account's loss or return.
+    A plan is made when the leader's round asks for it, soon after a wake-up (`control.wake.v1`),
+    and at the next look after an account was lost, came back or came new.
 
     Args:
         bus: The connection.
@@ -234,6 +236,8 @@ class Planning:
         return self._capacities(), self._watch.lost, self._watch.returning
 
     def _somebody_can_go_home(self) -> bool:
+        if time.monotonic() < self._next_return:
+            return False
         away = self._homes - self._watch.lost - self._watch.returning
         return bool(away & {c.account for c in self._capacities()})
 
@@ -278,7 +282,7 @@ class Planning:
         now = time.monotonic()
         if now < self._next_return:
             return 0
-        self._next_return = now + _LOOK_INTERVAL_SECONDS * 0.9
+        self._next_return = now + _RETURN_INTERVAL_SECONDS
         return planner.RETURN_BATCH
 
     def _windows(self, market: Market) -> Iterable[windows.Wanted]:
