@@ -44,6 +44,7 @@ class AccountWatch:
         self._grace_seconds = grace_seconds
         self._hold_seconds = hold_seconds
         self._standings: dict[str, Standing] = {}
+        self._dead: dict[str, int | None] = {}
 
     @property
     def lost(self) -> frozenset[str]:
@@ -96,7 +97,12 @@ class AccountWatch:
 
     def _trouble(self, account: str) -> str:
         key = escape(account)
-        return availability.trouble(self._holder(key), self._feed(key))
+        holder = self._holder(key)
+        feed = self._feed(key)
+        if feed is not None and feed.worker != holder:
+            feed = None  # What an earlier holder said is over.
+        self._dead[account] = availability.dead_session(self._dead.get(account), feed)
+        return availability.trouble(holder, feed, self._dead[account])
 
     def _holder(self, key: str) -> str | None:
         value = self._leases.get(RESOURCE_PREFIX + key)

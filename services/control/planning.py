@@ -25,10 +25,13 @@ from services.control.plan_store import PlanStore
 from services.control.settings import ControlSettings
 from services.control.subscription_states import CoverageBook, SubscriptionStates
 
-# How often the accounts are looked at, homecomers are sent and states are written.
-_LOOK_INTERVAL_SECONDS: Final = 1.0
+# How often the accounts and the coverage are looked at.
+_LOOK_INTERVAL_SECONDS: Final = 0.5
+# Between two batches that go home.
+_RETURN_INTERVAL_SECONDS: Final = 1.0
 # A wake-up is answered after this pause, so that a burst of requests makes one plan.
 _DEBOUNCE_SECONDS: Final = 0.05
+_SETTLE_PAUSE_SECONDS: Final = 0.2
 _NAMED_MAX: Final = 100
 _LOGGED_MAX: Final = 20
 
@@ -72,8 +75,8 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
 class Planning:
     """The plan of one leadership term.
 
-    A plan is made when the leader's round asks for it, within a tenth of a second of a wake-up
-    (`control.wake.v1`), and within a second of an account's loss or return.
+    A plan is made when the leader's round asks for it, soon after a wake-up (`control.wake.v1`),
+    and at the next look after an account was lost, came back or came new.
 
     Args:
         bus: The connection.
@@ -241,6 +244,8 @@ class Planning:
         return self._capacities(), self._watch.lost, self._watch.returning
 
     def _somebody_can_go_home(self) -> bool:
+        if time.monotonic() < self._next_return:
+            return False
         away = self._homes - self._watch.lost - self._watch.returning
         return bool(away & {c.account for c in self._capacities()})
 
@@ -285,7 +290,7 @@ class Planning:
         now = time.monotonic()
         if now < self._next_return:
             return 0
-        self._next_return = now + _LOOK_INTERVAL_SECONDS * 0.9
+        self._next_return = now + _RETURN_INTERVAL_SECONDS
         return planner.RETURN_BATCH
 
     def _windows(self, market: Market) -> Iterable[windows.Wanted]:
@@ -347,11 +352,14 @@ class Planning:
     async def _keep_settled(self, quiet: asyncio.Event) -> None:
         """Copy the plan and the states to PostgreSQL, apart from planning: it may be away."""
         while not quiet.is_set():
+            await _passed(self._unsettled, _LOOK_INTERVAL_SECONDS)
             if self._coverage.refresh() or self._unsettled.is_set():
                 self._unsettled.clear()
                 if not await self._settle():
+                    await sleep_unless(quiet, _LOOK_INTERVAL_SECONDS)
                     self._unsettled.set()
-            await sleep_unless(quiet, _LOOK_INTERVAL_SECONDS)
+            # Whatever happens, the database has a pause between two writes.
+            await sleep_unless(quiet, _SETTLE_PAUSE_SECONDS)
 
     async def _settle(self) -> bool:
         outcome = self._outcome

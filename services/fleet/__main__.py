@@ -4,25 +4,29 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.table import Table
 
 from libs.common import logs
 from libs.common.contracts.messages import CandleInterval, HistoryRequest
 from libs.common.errors import TickfleetError
-from libs.common.settings import BaseServiceSettings, load
+from libs.common.settings import BaseServiceSettings, NatsSettings, load
 from services.fleet import account_commands
 from services.fleet.app import run_fleet
 from services.fleet.data_directory import DataDirectory
 from services.fleet.domain.ownership import summary
+from services.fleet.domain.plan_report import AccountReport, PlanReport
 from services.fleet.domain.rates import headline
 from services.fleet.errors import NoFleetError
 from services.fleet.history import moment, print_history
+from services.fleet.plan_buckets import read_plan
 from services.fleet.settings import FleetSettings, TokenSettings
 from services.fleet.status import StatusReport
 from services.fleet.status import status as ask
@@ -190,6 +194,33 @@ def history(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@command.command()
+def plan(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    nats_url: Annotated[
+        str | None,
+        typer.Option(help="Another NATS than this machine's fleet has; NATS_USER, NATS_PASSWORD."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Hold the subscription plan against what streams; exit status 3 when they differ."""
+    if nats_url is None:
+        directory = _directory(_load(FleetSettings, fleet_data_dir=data_dir))
+        state = directory.running_state()
+        if state is None:
+            raise NoFleetError(directory.path, "none runs; start one with: tickfleet up")
+        nats_url = state.nats_url
+    settings = _load(NatsSettings, nats_url=nats_url, nats_connect_deadline_seconds=3.0)
+    report = asyncio.run(read_plan(settings))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    else:
+        _show_plan(report)
+    if not report.is_well:
+        raise typer.Exit(EXIT_UNWELL)
+
+
 def _load(kind: type[S], **given: Any) -> S:
     return load(kind, **{name: value for name, value in given.items() if value is not None})
 
@@ -252,6 +283,62 @@ def _show(report: StatusReport) -> None:
         console.print("the bus does not answer: who owns what is unknown", style="red")
     for member, owned in report.unowned.items():
         console.print(f"{member}, which is no process of this fleet, holds {summary(owned)}")
+
+
+def _show_plan(report: PlanReport) -> None:
+    console = RichConsole()
+    console.print(
+        f"plan {report.revision} of {report.leader or 'nobody: no control process speaks'}: "
+        f"{report.planned} instruments, {report.away} away from home, {report.unplaced} unplaced",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("account", no_wrap=True)
+    for column in ("planned", "subscribed", "pending", "no data", "stale"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for account in report.accounts:
+        lines = account.connections
+        words = [
+            f"[red]{escape(account.condition)}[/]" if account.lost else escape(account.condition),
+            f"{account.feed} on {account.worker}" if account.feed else "[red]no feed[/]",
+            *(f"{count} for {home}" for home, count in account.visitors.items()),
+        ]
+        table.add_row(
+            account.account,
+            str(account.planned),
+            str(account.subscribed),
+            *_silent(
+                account,
+                sum(line.pending for line in lines),
+                sum(line.no_data for line in lines),
+                sum(line.stale for line in lines),
+            ),
+            ", ".join(words),
+        )
+        for line in lines:
+            table.add_row(
+                f"  connection {line.number}",
+                str(line.planned),
+                "",
+                *_silent(account, line.pending, line.no_data, line.stale),
+                escape(f"{_counts(line.modes)}: {_counts(line.underlyings)}"),
+            )
+    console.print(table)
+    for name, reason in report.unplaced_names.items():
+        console.print(f"unplaced: {name}: {reason}", highlight=False, markup=False)
+    more = report.unplaced - len(report.unplaced_names)
+    if more > 0:
+        console.print(f"and {more} more without a place")
+
+
+def _silent(account: AccountReport, *numbers: int) -> list[str]:
+    """Numbers of silent instruments, if the feed tells them."""
+    return [str(number) if account.coverage_known else "?" for number in numbers]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return " ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def main() -> None:

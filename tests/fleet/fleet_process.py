@@ -138,6 +138,14 @@ class FleetProcess:
         items: list[dict[str, Any]] = answer.json()["items"]
         return items
 
+    async def subscribe(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """Change subscriptions over REST."""
+        async with httpx.AsyncClient(timeout=10) as client:
+            answer = await client.request(method, f"{self.gateway}{path}", json=body)
+        assert answer.is_success, answer.text
+        content: dict[str, Any] = answer.json()
+        return content
+
     @contextlib.asynccontextmanager
     async def client(self, token: str | None = None) -> AsyncIterator["Client"]:
         """A WebSocket client that has been greeted."""

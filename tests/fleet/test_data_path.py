@@ -4,10 +4,12 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
 
+import httpx
 import pytest
 from vollib.black import black
 from vollib.black.greeks import analytical
@@ -191,3 +193,45 @@ async def test_instruments_are_filtered_and_paged(healthy):
     assert [i["instrument_token"] for i in page] == [
         i["instrument_token"] for i in everything[5:10]
     ]
+
+
+async def test_subscription_over_rest_streams_priced_and_ends_again(healthy):
+    candidates = await healthy.instruments(underlying="NIFTY", kind="option", planned="false")
+    assert candidates, "every option lies in a window; the test needs one that does not"
+    # Nearest the windows, where the market trades.
+    token = candidates[0]["instrument_token"]
+    path = f"/subscriptions/{token}"
+    async with healthy.client() as client:
+        await client.subscribe([token])
+        asked = time.monotonic()
+        found = await healthy.subscribe("POST", "/subscriptions", {"instrument_token": token})
+        answered = time.monotonic()
+        assert found["outcome"] == "subscribed"
+        [tick] = await client.ticks(1)
+        print(
+            f"POST answered after {(answered - asked) * 1e3:.0f} ms, "
+            f"first tick after {(time.monotonic() - asked) * 1e3:.0f} ms"
+        )
+    assert tick["instrument_token"] == token
+    assert tick["forward"] is not None
+
+    def row():
+        return httpx.get(f"{healthy.gateway}{path}", timeout=5).json()
+
+    await healthy.until(lambda: row()["account_id"] is not None, "the table names the account")
+    assert (row()["origin"], row()["status"]) == ("explicit", "active")
+    assert (await healthy.subscribe("DELETE", path))["outcome"] == "unsubscribed"
+
+    await healthy.until(lambda: row()["status"] == "inactive", "the instrument leaves the plan")
+
+
+async def test_plan_command_tells_the_plan_of_the_running_fleet(healthy):
+    command = [sys.executable, "-m", "services.fleet", "plan", "--data-dir", str(healthy.folder)]
+    done = await asyncio.to_thread(
+        subprocess.run, [*command, "--json"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode in {0, 3}, done.stderr
+    report = json.loads(done.stdout)
+    assert report["leader"]
+    assert report["planned"] == sum(a["planned"] for a in report["accounts"]) > 100
+    assert {a["feed"] for a in report["accounts"] if a["planned"]} == {"streaming"}

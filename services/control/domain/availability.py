@@ -35,24 +35,44 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     troubled_since: float | None = None
 
 
-def trouble(holder: str | None, feed: FeedStatus | None) -> str:
+def dead_session(before: int | None, feed: FeedStatus | None) -> int | None:
+    """When the session was minted that is known to be dead, epoch ns; None while none is.
+
+    A feed whose instruments were moved away has nothing to connect for and cannot tell any more:
+    its session stays dead until there is a newer one, or until it streams.
+
+    Args:
+        before: What was known at the last look.
+        feed: What its holder says of the account's feed.
+    """
+    if feed is None:
+        return before
+    minted = feed.session_minted_at_ns or 0
+    if feed.state is FeedState.STREAMING:
+        # Also a feed that streams on over sockets opened before its session died.
+        return None
+    if feed.session_refused or feed.state in _TOKEN_DEAD:
+        return minted
+    return before if before == minted else None
+
+
+def trouble(holder: str | None, feed: FeedStatus | None, dead: int | None) -> str:
     """Why an account cannot stream now, in words; empty when nothing speaks against it.
 
     A feed that merely reconnects is not in trouble here: moving thousands of instruments takes
-    longer than that. Neither is one that streams on over sockets opened before its session died.
+    longer than that.
 
     Args:
         holder: The ingest worker that holds the account's lease, or None.
-        feed: What is said of the account's feed, by whomever.
+        feed: What the holder says of the account's feed; None before it has spoken.
+        dead: See `dead_session`.
     """
     if holder is None:
         return "nobody holds its lease"
-    if feed is None or feed.worker != holder:
-        return ""  # The holder has not spoken yet; what its predecessor said is over.
-    refused = feed.session_refused and feed.state is not FeedState.STREAMING
-    if refused or feed.state in _TOKEN_DEAD:
-        return f"its session is dead: {feed.reason}" if feed.reason else "its session is dead"
-    return ""
+    if dead is None or feed is None:
+        return ""
+    told = feed.state in _TOKEN_DEAD and feed.reason
+    return f"its session is dead: {feed.reason}" if told else "its session is dead"
 
 
 def judge(

@@ -29,10 +29,10 @@ def walk(*looks, absent=()):
     return verdict
 
 
-def feed(state, *, worker="w1", refused=False, reason=""):
+def feed(state, *, refused=False, reason="", minted=7):
     return FeedStatus(
         account="a",
-        worker=worker,
+        worker="w1",
         state=state,
         reason=reason,
         connections=1,
@@ -41,33 +41,51 @@ def feed(state, *, worker="w1", refused=False, reason=""):
         ticks_total=0,
         dropped_total=0,
         plan_revision=1,
+        session_minted_at_ns=minted,
         session_refused=refused,
         at_ns=1,
     )
 
 
+def trouble_of(*feeds, holder="w1"):
+    """What is wrong after these reports, one look each."""
+    dead = None
+    for status in feeds:
+        dead = availability.dead_session(dead, status)
+    return availability.trouble(holder, feeds[-1], dead)
+
+
 def test_account_without_a_holder_is_in_trouble():
-    assert availability.trouble(None, feed(FeedState.STREAMING)) == DEAD
+    assert trouble_of(None, holder=None) == DEAD
 
 
-def test_feed_that_reconnects_is_not_in_trouble():
+def test_feed_that_reconnects_or_has_not_spoken_is_not_in_trouble():
+    assert trouble_of(None) == ""
     for state in (FeedState.CONNECTING, FeedState.BACKING_OFF, FeedState.STREAMING):
-        assert availability.trouble("w1", feed(state)) == ""
+        assert trouble_of(feed(state)) == ""
 
 
 def test_dead_session_is_trouble_and_says_why():
     for state in (FeedState.PARKED, FeedState.WAITING_SESSION):
-        assert availability.trouble("w1", feed(state, reason="403")) == "its session is dead: 403"
+        assert trouble_of(feed(state, reason="403")) == "its session is dead: 403"
 
 
 def test_refused_session_is_no_trouble_while_its_sockets_stream():
-    assert availability.trouble("w1", feed(FeedState.STREAMING, refused=True)) == ""
-    assert availability.trouble("w1", feed(FeedState.CONNECTING, refused=True)) != ""
+    assert trouble_of(feed(FeedState.STREAMING, refused=True)) == ""
+    assert trouble_of(feed(FeedState.CONNECTING, refused=True)) == "its session is dead"
 
 
-def test_word_of_an_earlier_holder_does_not_count():
-    assert availability.trouble("w2", feed(FeedState.PARKED, worker="w1")) == ""
-    assert availability.trouble("w2", None) == ""
+def test_dead_session_stays_dead_when_the_feed_has_nothing_left_to_connect_for():
+    parked, idle = feed(FeedState.PARKED), feed(FeedState.CONNECTING, reason="nothing planned")
+    assert trouble_of(parked, idle, idle) == "its session is dead"
+    # A hand-over in between proves nothing either.
+    assert trouble_of(parked, None, idle) == "its session is dead"
+
+
+def test_newer_session_or_a_stream_ends_the_trouble():
+    parked = feed(FeedState.PARKED)
+    assert trouble_of(parked, feed(FeedState.CONNECTING, minted=8)) == ""
+    assert trouble_of(parked, feed(FeedState.STREAMING), feed(FeedState.CONNECTING)) == ""
 
 
 def test_account_is_lost_after_the_grace_and_not_before():
