@@ -72,7 +72,7 @@ class Requests:
         self._desk_feeds: dict[str, AccountFeed] = {}
         self._dispatch = Dispatch(self._desks, accounts)
         self._remote = RemoteDesks(
-            bus, answer_seconds=settings.kite_call_seconds + _HANDOVER_MARGIN_SECONDS
+            bus, answer_seconds=settings.broker_call_seconds + _HANDOVER_MARGIN_SECONDS
         )
         self._kite: KiteMarketData | None = None
         self._changed = asyncio.Event()
@@ -90,7 +90,7 @@ class Requests:
         settings = self._settings
         async with (
             KiteMarketData.opened(
-                deadline_seconds=settings.kite_call_seconds,
+                deadline_seconds=settings.broker_call_seconds,
                 connections=settings.request_concurrency,
             ) as self._kite,
             RequestService.opened(
@@ -261,7 +261,7 @@ class Requests:
         if isinstance(patience, RpcError):
             raise RequestError(patience)
         # Whoever waits to the very end has no time left for the call itself.
-        waiting = max(patience - settings.kite_call_seconds, patience / 2)
+        waiting = max(patience - settings.broker_call_seconds, patience / 2)
         until = time.monotonic() + waiting
         tried = request.headers.get(codec.HEADER_TRIED)
         try:

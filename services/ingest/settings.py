@@ -26,7 +26,7 @@ class IngestSettings(NatsSettings, EncryptionSettings):
         history_per_second: Candle calls that Kite allows per second and api_key.
         quotes_per_second: Quote calls that Kite allows per second and api_key.
         history_spare_per_second: Of the candle calls, left for other programs on the same key.
-        kite_call_seconds: Deadline of one call to Kite.
+        broker_call_seconds: Deadline of one call to Kite.
         request_deadline_seconds: Who asks for candles or quotes gets each answer, or an error,
             within this.
         request_concurrency: Requests served at once; one more is refused as unavailable.
@@ -47,7 +47,7 @@ class IngestSettings(NatsSettings, EncryptionSettings):
     history_per_second: int = Field(default=3, ge=1, le=100)
     quotes_per_second: int = Field(default=1, ge=1, le=100)
     history_spare_per_second: int = Field(default=0, ge=0, le=99)
-    kite_call_seconds: float = Field(default=7.0, gt=0, le=60)
+    broker_call_seconds: float = Field(default=7.0, gt=0, le=60)
     request_deadline_seconds: float = Field(default=20.0, gt=0, le=300)
     request_concurrency: int = Field(default=32, ge=1, le=1_000)
     requests_waiting: int = Field(default=32, ge=1, le=1_000)

@@ -75,6 +75,18 @@ class FleetProcess:
         )
         return str(done.stdout.split()[-1])
 
+    def history(self, *arguments: str) -> list[str]:
+        """The lines of `tickfleet history`."""
+        command = [sys.executable, "-m", "services.fleet", "history"]
+        done = subprocess.run(
+            [*command, *arguments, "--data-dir", str(self.folder)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        return done.stdout.splitlines()
+
     def health(self) -> dict[str, Any]:
         """The gateway's health; empty while it does not answer."""
         try:

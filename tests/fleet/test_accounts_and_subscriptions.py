@@ -29,7 +29,7 @@ def desk(tmp_path_factory):
         "1",
         "--controls",
         "2",
-        SIM_STRIKES_PER_SIDE="40",
+        SIM_STRIKES_PER_SIDE="60",
         SIM_TICK_INTERVAL_SECONDS="1",
         ACCOUNT_RETURN_HOLD_SECONDS="3",
         PLAN_INTERVAL_SECONDS="2",

@@ -153,6 +153,14 @@ async def test_ticks_equal_what_the_stock_client_decodes(healthy, tmp_path):
     assert compared > 200
 
 
+async def test_history_comes_through_the_running_fleet(healthy):
+    lines = await asyncio.to_thread(
+        healthy.history, "256265", "--from", "2026-01-05", "--to", "2026-01-09", "--interval", "day"
+    )
+    assert lines[0] == "time,open,high,low,close,volume"
+    assert [line[:10] for line in lines[1:]] == [f"2026-01-0{day}" for day in range(5, 10)]
+
+
 def _same(ours, theirs):
     book = [
         ours["last_price"] == theirs["last_price"],

@@ -194,6 +194,18 @@ async def test_endpoints_survive_a_restart_of_the_server(nats_server, bus):
             await ask(bus, "t.gone")
 
 
+async def test_service_that_starts_while_the_server_is_away_is_found_later(nats_server, bus):
+    nats_server.kill()
+    await until(lambda: not bus.is_connected)
+    async with service(bus) as served:
+        await served.serve("t.echo", echo, name="echo", refusal=refused)
+        assert served.subjects == {"t.echo"}
+        nats_server.start()
+        await until(lambda: bus.is_connected, seconds=30)
+        assert await ask(bus, "t.echo", b"1") == b"echo 1"
+        assert await listed(bus, "test-service") == {"t.echo"}
+
+
 async def test_stop_finishes_what_runs_and_refuses_what_is_new(nats_server, bus):
     started, release = asyncio.Event(), asyncio.Event()
 

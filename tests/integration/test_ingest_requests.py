@@ -1,6 +1,7 @@
 """Candles and quotes over the bus: real NATS, a real simulator, real ingest."""
 
 import asyncio
+import csv
 import json
 import signal
 from collections import Counter
@@ -23,6 +24,8 @@ from libs.common.contracts.messages import (
     QuoteRequest,
 )
 from libs.common.domain.clock import IST
+from services.fleet.errors import FleetCannotAnswerError
+from services.fleet.history import print_history
 from services.ingest import metrics
 from tests.fakes.simulator import SimulatorProcess
 from tests.integration.conftest import until
@@ -388,7 +391,7 @@ async def test_fault_of_kite_fails_over_and_for_all_accounts_is_unavailable(rig,
 
 async def test_call_that_hangs_ends_by_its_deadline_and_fails_over(rig, bus, simulator):
     key = simulator.account(1).api_key
-    async with one_ingest(rig, 1, 2, kite_call_seconds=0.7):
+    async with one_ingest(rig, 1, 2, broker_call_seconds=0.7):
         simulator.fault(kind="slow_replies", api_key=key, path=HISTORY_PATH, milliseconds=600_000)
         for _ in range(2):
             parts = await parts_of(bus, wanted("2026-11-17T10:00", "2026-11-17T10:05"))
@@ -428,7 +431,7 @@ async def test_waiting_line_is_bounded(rig, bus):
 
 
 async def test_concurrency_is_bounded_and_the_excess_is_refused_at_once(rig, bus, simulator):
-    async with one_ingest(rig, 1, request_concurrency=2, kite_call_seconds=30):
+    async with one_ingest(rig, 1, request_concurrency=2, broker_call_seconds=30):
         simulator.fault(kind="slow_replies", path=HISTORY_PATH, milliseconds=5_000)
         running = [asyncio.create_task(candles_of(bus, wanted())) for _ in range(2)]
         await until(lambda: bus_running() == 2, seconds=30)
@@ -459,7 +462,7 @@ async def test_request_that_runs_is_finished_when_the_process_stops(rig, bus, si
 async def test_request_that_outlasts_the_stop_is_told_so(rig, bus, simulator):
     await rig.plan(1)
     await rig.log_in(1)
-    async with rig.ingest(request_stop_seconds=0.1, kite_call_seconds=60) as life:
+    async with rig.ingest(request_stop_seconds=0.1, broker_call_seconds=60) as life:
         await rig.until_served(1)
         simulator.fault(kind="slow_replies", path=HISTORY_PATH, milliseconds=600_000)
         asking = asyncio.create_task(candles_of(bus, wanted()))
@@ -547,3 +550,22 @@ async def test_requests_are_served_again_after_a_restart_of_nats(rig, bus, nats_
         await until(lambda: bus.is_connected, seconds=30)
         await rig.until_served(1)
         assert len(await candles_of(bus, wanted())) == 375
+
+
+async def test_history_prints_csv_lines_for_a_person(rig, bus, nats_server):
+    del bus
+    lines: list[str] = []
+    request = wanted("2026-11-17T10:00", "2026-11-17T10:02", oi=True)
+    async with one_ingest(rig, 1):
+        count = await print_history(nats_server.url, request, account=None, write=lines.append)
+    rows = list(csv.DictReader(lines))
+    assert count == len(rows) == 3
+    assert [row["time"] for row in rows] == [
+        f"2026-11-17T10:0{minute}:00+05:30" for minute in range(3)
+    ]
+    assert all(float(row["low"]) <= float(row["close"]) <= float(row["high"]) for row in rows)
+    assert all(row["oi"].isdecimal() for row in rows)
+    with pytest.raises(FleetCannotAnswerError, match="no ingest process holds an account"):
+        await print_history(nats_server.url, request, account=None, write=lines.append)
+    with pytest.raises(FleetCannotAnswerError, match="account sim9"):
+        await print_history(nats_server.url, request, account="sim9", write=lines.append)

@@ -24,7 +24,7 @@ from nats.micro.service import EndpointConfig, EndpointStats, Service, ServiceCo
 from libs.common import logs
 from libs.common.bus import metrics
 from libs.common.bus.connection import Bus, BusMessage, PublishOutcome
-from libs.common.bus.errors import translated
+from libs.common.bus.errors import BusUnavailableError, translated
 from libs.common.bus.tasks import OwnedTasks
 
 log = logs.get_logger(__name__)
@@ -178,7 +178,6 @@ class RequestService:
 
         Raises:
             BusClosedError: The bus is closed.
-            BusUnavailableError: The server did not answer.
         """
         config = ServiceConfig(
             name=name,
@@ -189,8 +188,12 @@ class RequestService:
         )
         service = cls(bus, config, concurrency=concurrency)
         reports = await bus.subscribe(f"{service._unreceived}.*", service._note_unreceived)
-        with translated():
-            await service._service.start()
+        try:
+            with translated():
+                await service._service.start()
+        except BusUnavailableError as error:
+            # Everything is subscribed; the server learns of it with the reconnect.
+            log.warning("service.start_unconfirmed", service=name, reason=error.reason)
         try:
             yield service
         finally:
@@ -206,6 +209,8 @@ class RequestService:
         self, subject: str, handler: Handler, *, name: str, refusal: RefusalPayload
     ) -> None:
         """Begin to serve a subject; does nothing when it is served already.
+
+        While the connection is away the subject is noted, and served once it is back.
 
         Args:
             subject: Without wildcards.
@@ -233,6 +238,8 @@ class RequestService:
         # The newest is the last; nats.micro does not hand it out.
         endpoint = self._service._endpoints[-1]  # noqa: SLF001
         self._served[subject] = _Served(endpoint, figures)
+        if not self._bus.is_connected:
+            return
         # Only with its answer is it certain that other connections find the subject served.
         with translated():
             await self._bus.client.flush(_FLUSH_SECONDS)
