@@ -1,5 +1,7 @@
 """Splitting and decoding Kite frames against the stock KiteTicker parser, in the same run.
 
+Beside it, what ingest adds to the split of a frame: who ticked, and how publishing keeps up.
+
 Run `python -m benchmarks.frames`. Ratios count, times do not: both sides run interleaved.
 """
 
@@ -23,6 +25,8 @@ from libs.common.kite.frames import (
     slices,
     split_by_key,
 )
+from services.ingest.domain.coverage import Coverage
+from services.ingest.domain.pressure import PressureGauge
 
 ROUNDS = 11
 SECONDS_PER_SAMPLE = 0.02
@@ -99,6 +103,37 @@ def microseconds(work: Callable[[], object]) -> float:
         calls *= 2
 
 
+def price_of_watching(known: np.ndarray, shards: np.ndarray) -> None:
+    """Print what ingest adds to the split of a frame: coverage and pressure."""
+    places = split_by_key(frame(300, mixed=True), known, shards).places
+    coverage = Coverage(no_data_seconds=30, stale_seconds=60)
+    coverage.use_tokens(known)
+    gauge = PressureGauge(capacity_bytes=2**24)
+
+    def count() -> None:
+        now_ns = time.monotonic_ns()
+        gauge.received(300, now_ns)
+        gauge.published(300, 250_000, now_ns)
+
+    def look() -> None:
+        coverage.look(known[::2], frozenset({2, 9}), time.monotonic_ns())
+
+    def judge() -> None:
+        now_ns = time.monotonic_ns()
+        gauge.assess(gauge.read(pending_bytes=0, at_ns=now_ns), now_ns)
+
+    print("µs beside the split")
+    for name, often, work in (
+        ("last ticks of 300 packets", "per frame", lambda: coverage.saw(places, 1)),
+        ("pressure counts", "per frame", count),
+        ("pressure judged", "once a second", judge),
+        (f"coverage of {known.size} instruments", "every two seconds", look),
+    ):
+        median = statistics.median(microseconds(work) for _ in range(ROUNDS))
+        print(f"{name:>34} {median:8.1f} {often}")
+    print()
+
+
 def main() -> None:
     """Print medians of interleaved rounds, and ratios to the stock parser."""
     with warnings.catch_warnings():
@@ -108,6 +143,7 @@ def main() -> None:
     numbers = np.arange(1, KNOWN_TOKENS + 1) << 8
     known = np.sort(np.concatenate((numbers | 2, numbers | 9)))
     shards = np.random.default_rng(0).integers(0, SHARDS, known.size).astype(np.int16)
+    price_of_watching(known, shards)
     print("µs per frame, median of", ROUNDS, "interleaved rounds (ratio to stock)")
     print(f"{'frame':>12} {'stock':>9} {'split':>16} {'columns':>16} {'packets':>16}")
     for mixed in (False, True):

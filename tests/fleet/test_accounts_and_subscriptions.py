@@ -1,6 +1,7 @@
 """Accounts come, go, fail and return while ticks flow; subscriptions by the thousand."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from typing import Any
@@ -104,9 +105,9 @@ async def test_killed_control_leader_is_followed_by_the_standby(well):
     def leader():
         for name in well.names("control"):
             url = next(p["url"] for p in well.record["processes"] if p["name"] == name)
-            text = httpx.get(f"{url}/metrics", timeout=5).text
-            if "tickfleet_control_leader 1.0" in text:
-                return name
+            with contextlib.suppress(httpx.HTTPError):
+                if "tickfleet_control_leader 1.0" in httpx.get(f"{url}/metrics", timeout=5).text:
+                    return name
         return None
 
     await well.until(leader, "a leader")

@@ -281,6 +281,81 @@ async def test_frozen_server_is_left_for_the_next_one_although_data_is_unsent(tm
             server.kill()
 
 
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_pong_that_comes_late_does_not_stop_the_client_from_reading(
+    nats_server, monkeypatch, loop_factory
+):
+    monkeypatch.setattr(connection, "_PONG_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "_PONGS_MISSED", 1_000)
+
+    async def story() -> None:
+        got: list[Any] = []
+        async with Bus.open(settings_for(nats_server), name="late") as bus:
+            await bus.subscribe("conn.late", got.append)
+            nats_server.pause()
+            # Several pongs are missed, and all come when the server goes on.
+            await until(lambda: len(bus.client._pongs) >= 3)
+            nats_server.resume()
+            await until(lambda: not bus.client._pongs)
+            assert await bus.publish("conn.late", b"x")
+            await until(lambda: got)
+            assert not bus.closed.is_set()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(story())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_connection_whose_reading_has_died_is_made_anew(nats_server, monkeypatch, loop_factory):
+    monkeypatch.setattr(connection, "_PONG_TIMEOUT_SECONDS", 0.2)
+
+    async def story() -> None:
+        got: list[Any] = []
+        async with Bus.open(settings_for(nats_server), name="deaf") as bus:
+            await bus.subscribe("conn.deaf", got.append)
+            reading = bus.client._reading_task
+            assert reading is not None
+            reading.cancel()
+            publishing = 0
+            while not got:
+                # Whatever state it is in, publishing never raises.
+                await bus.publish("conn.deaf", b"x")
+                publishing += 1
+                assert publishing < 2_000
+                await asyncio.sleep(0.01)
+            assert not bus.closed.is_set()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(story())
+
+
+async def test_withdrawn_messages_are_not_sent_after_the_reconnect_and_the_others_are(
+    nats_server, bus
+):
+    got: list[Any] = []
+    await bus.subscribe("conn.kept.*", got.append)
+    taken: list[int] = []
+    remove = bus.on_disconnect(lambda: taken.append(bus.withdraw({"conn.kept.a", "conn.kept.b"})))
+    nats_server.pause()
+    block = bytes(512 * 1024)
+    # Until the socket is full and the rest stays in the client.
+    while bus.pending_bytes < 6 * len(block):
+        for name in ("a", "c", "b"):
+            assert await bus.publish(f"conn.kept.{name}", block, {"Source": "sim"})
+        await asyncio.sleep(0)
+    assert await bus.publish("conn.kept.a", b"last")
+    assert await bus.publish("conn.kept.c", b"stays")
+    nats_server.kill()
+    await until(lambda: taken)
+    assert taken[0] >= 1
+    assert not any(b"conn.kept.a" in command for command in bus.client._pending)
+    nats_server.start()
+    await until(lambda: any(message.payload == b"stays" for message in got), 20)
+    assert all(message.payload != b"last" for message in got)
+    remove()
+    assert bus.withdraw({"conn.kept.a"}) == 0
+
+
 async def test_closing_does_not_wait_for_a_frozen_server(nats_server, monkeypatch):
     monkeypatch.setattr(connection, "_DRAIN_DEADLINE_SECONDS", 0.5)  # To save time only.
     async with asyncio.timeout(20):

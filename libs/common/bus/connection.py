@@ -306,6 +306,10 @@ class Bus:
         ):
             log.exception("bus.publish_invalid", subject=subject, size_bytes=size)
             return self._dropped(PublishOutcome.INVALID)
+        except RuntimeError:
+            # uvloop's transport has closed and nats-py does not know yet: the message waits in the
+            # client and goes out after the reconnect.
+            log.debug("bus.transport_closed", subject=subject)
         metrics.PUBLISHED_TOTAL.inc()
         return PublishOutcome.SENT
 
@@ -493,6 +497,8 @@ class Bus:
                 if missed >= _PONGS_MISSED:
                     missed = 0
                     self._abort("no pong")
+                    # The read loop notices the abort, unless it has died.
+                    await self.client.force_reconnect()
                 continue
             missed = 0
             if not self.client.is_reconnecting:
@@ -511,16 +517,22 @@ class Bus:
 
     async def _pong_arrives(self) -> bool:
         generation = self._generation
+        loop = asyncio.get_running_loop()
+        pong: asyncio.Future[bool] = loop.create_future()
+        started = loop.time()
         try:
-            # Not flush(): that returns at once, without a ping, when the read loop has died.
-            metrics.ROUND_TRIP_SECONDS.set(
-                await self.client.rtt(_PONG_TIMEOUT_SECONDS)  # type: ignore[arg-type]  # A float works: it goes to wait_for().
-            )
-        except (nats.errors.Error, OSError, AttributeError):
-            # AttributeError: the transport was replaced under the ping. A reconnect in between
-            # drops outstanding pings, so only a silence of one and the same connection counts.
-            return generation != self._generation
-        return True
+            # Not flush(): that returns at once, without a ping, when the read loop has died. Not
+            # rtt(): it cancels the future of a late pong, and the read loop dies when that comes.
+            await self.client._send_ping(pong)  # noqa: SLF001  # No public way that survives it.
+            done, _ = await asyncio.wait({pong}, timeout=_PONG_TIMEOUT_SECONDS)
+        except (nats.errors.Error, OSError, RuntimeError, AttributeError):
+            # AttributeError, RuntimeError: the transport was replaced or closed under the ping.
+            done = set()
+        if done:
+            metrics.ROUND_TRIP_SECONDS.set(loop.time() - started)
+        # A reconnect in between drops outstanding pings, so only a silence of one and the same
+        # connection counts.
+        return bool(done) or generation != self._generation
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -181,5 +181,6 @@ def translated() -> Iterator[None]:
         nats.errors.BadHeaderError,
     ) as error:
         raise RefusedError(code=None, reason=str(error)) from error
-    except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
+    except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError, RuntimeError) as error:
+        # RuntimeError: uvloop's, when its transport has closed and nats-py does not know yet.
         raise BusUnavailableError(str(error) or type(error).__name__) from error

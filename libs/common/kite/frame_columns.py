@@ -1,7 +1,7 @@
 """Many packets at once: a frame into columns, and a frame into sub-frames, with numpy."""
 
 from collections.abc import Callable
-from itertools import compress, pairwise, repeat
+from itertools import compress, pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -343,7 +343,7 @@ def _locate(frame: bytes) -> tuple[Ints, Ints]:
     if lows is None:
         marks = np.array(walk(frame))
     else:
-        marks = np.array(lows)
+        marks = np.fromiter(lows, np.int64, len(lows))
         marks -= 1
         if np.frombuffer(frame, np.uint8)[marks[:-1]].any():
             marks = np.array(walk(frame))
@@ -364,8 +364,11 @@ def _stride(frame: bytes) -> list[int] | None:
         return None
     low = 3
     lows = [low]
+    note = lows.append
     try:
-        lows += [low := low + frame[low] + 2 for _ in repeat(None, frame[0] << 8 | frame[1])]
+        for _ in range(frame[0] << 8 | frame[1]):
+            low += frame[low] + 2
+            note(low)
     except IndexError:
         return None
     return lows if low == size + 1 else None
@@ -430,7 +433,8 @@ def split_by_key(frame: bytes, tokens_sorted: Ints, keys: npt.NDArray[np.int16])
     if unknown == count:
         return Split({}, _NO_PLACES, count)
     key_of = keys[places]
-    if not unknown and (count == 1 or (key_of == key_of[0]).all()):
+    # The first and the last tell most frames of several keys at once.
+    if not unknown and key_of[0] == key_of[-1] and (key_of == key_of[0]).all():
         return Split({int(key_of[0]): frame}, places, 0)
     chosen = None if not unknown else known.nonzero()[0]
     if chosen is not None:
@@ -468,7 +472,7 @@ def _gather(
     order = np.argsort(key_of, kind="stable")
     packets = np.ndarray((len(frame) // stride,), f"V{stride}", frame, offset=2)
     joined = packets[order if chosen is None else chosen[order]].tobytes()
-    return _cut(joined, key_of[order], lambda rows: rows * stride)
+    return _cut(joined, len(joined), key_of[order], lambda rows: rows * stride)
 
 
 def _scatter(
@@ -496,34 +500,35 @@ def _scatter(
     ends = sizes.cumsum()
     padded = frame + bytes(_WINDOW)
     windows = np.ndarray((len(frame) + 1,), f"V{_WINDOW}", padded, strides=(1,))
-    joined = bytearray(int(ends[-1]) + _WINDOW)
-    places = np.ndarray((len(joined) - _WINDOW + 1,), f"V{_WINDOW}", joined, strides=(1,))
+    size = int(ends[-1])
+    joined = bytearray(size + _WINDOW)
+    places = np.ndarray((size + 1,), f"V{_WINDOW}", joined, strides=(1,))
     places[ends - sizes] = windows[marks[rows]]
-    return _cut(joined, key_of[order], lambda first: ends[first - 1])
+    return _cut(joined, size, key_of[order], lambda rows: ends[rows - 1])
 
 
 def _cut(
     joined: bytes | bytearray,
+    size: int,
     sorted_keys: npt.NDArray[np.int16],
     offset_of: Callable[[Ints], Ints],
 ) -> dict[int, bytes]:
     """One frame per key out of packets that lie sorted by key.
 
     Args:
-        joined: The packets; may be longer than they are.
+        joined: The packets.
+        size: How many bytes they are; what lies behind is ignored.
         sorted_keys: The key of each.
         offset_of: Where packets begin, given their numbers (not 0).
     """
     breaks = (sorted_keys[1:] != sorted_keys[:-1]).nonzero()[0] + 1
     count = sorted_keys.size
-    offsets = [0, *offset_of(np.append(breaks, count)).tolist()]
     rows = [0, *breaks.tolist(), count]
+    offsets = [0, *offset_of(breaks).tolist(), size]
     view = memoryview(joined)
     return {
-        key: (end - begin).to_bytes(2, "big") + view[first:last]
-        for key, (begin, end), (first, last) in zip(
-            sorted_keys[rows[:-1]].tolist(), pairwise(rows), pairwise(offsets), strict=True
-        )
+        key: (rows[i + 1] - rows[i]).to_bytes(2, "big") + view[offsets[i] : offsets[i + 1]]
+        for i, key in enumerate(sorted_keys[rows[:-1]].tolist())
     }
 
 

@@ -6,9 +6,17 @@ from typing import Any
 
 import msgspec
 
-from libs.common.contracts.messages import AccountPlan, FeedState, FeedStatus, Source
+from libs.common.contracts.messages import (
+    AccountPlan,
+    FeedState,
+    FeedStatus,
+    Pressure,
+    Source,
+)
 
 NANOSECONDS = 1_000_000_000
+# Ticks are lost or late; a mere warning is not worth an alarm.
+_LOSING = frozenset({Pressure.CRITICAL, Pressure.OVERLOAD})
 
 
 class FleetView(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,9 +81,15 @@ def problems(view: FleetView, *, tick_patience_seconds: float) -> list[str]:
 def _feed_trouble(feed: FeedStatus | None) -> str | None:
     if feed is None:
         return "no worker holds its feed"
-    if feed.state is FeedState.STREAMING:
-        return None
-    return feed.state.value + (f" ({feed.reason})" if feed.reason else "")
+    if feed.state is not FeedState.STREAMING:
+        return feed.state.value + (f" ({feed.reason})" if feed.reason else "")
+    if feed.pressure in _LOSING:
+        p99 = "" if feed.publish_p99_ms is None else f", p99 {feed.publish_p99_ms:.0f} ms"
+        return (
+            f"back-pressure {feed.pressure.value}: {feed.published_ratio:.0%} published{p99}, "
+            f"{feed.pending_bytes} bytes wait for NATS"
+        )
+    return None
 
 
 def report(view: FleetView, *, tick_patience_seconds: float) -> dict[str, Any]:
@@ -131,6 +145,18 @@ def _account(plan: AccountPlan | None, feed: FeedStatus | None) -> dict[str, Any
         "frames_total": feed.frames_total,
         "ticks_total": feed.ticks_total,
         "last_frame_at": _iso(feed.last_frame_ns),
+        "source": feed.source.value if feed.source else None,
+        "session_refused": feed.session_refused,
+        "no_data": feed.no_data_tokens,
+        "stale": feed.stale_tokens,
+        "backpressure": {
+            "level": feed.pressure.value,
+            "published_ratio": round(feed.published_ratio, 4),
+            "p95_publish_latency_ms": feed.publish_p95_ms,
+            "p99_publish_latency_ms": feed.publish_p99_ms,
+            "pending_bytes": feed.pending_bytes,
+            "dropped_total": feed.dropped_total,
+        },
     }
 
 

@@ -10,6 +10,7 @@ from libs.common.contracts.messages import (
     FeedStatus,
     PlannedConnection,
     PlannedGroup,
+    Pressure,
     Source,
     StreamMode,
 )
@@ -28,7 +29,9 @@ def plan(account: str, tokens: int = 3) -> AccountPlan:
     )
 
 
-def feed(account: str, state: FeedState = FeedState.STREAMING, reason: str = "") -> FeedStatus:
+def feed(
+    account: str, state: FeedState = FeedState.STREAMING, reason: str = "", **changes: Any
+) -> FeedStatus:
     return FeedStatus(
         account=account,
         worker="ingest-1",
@@ -42,6 +45,7 @@ def feed(account: str, state: FeedState = FeedState.STREAMING, reason: str = "")
         plan_revision=1,
         last_frame_ns=1_700_000_000 * SECOND_NS,
         at_ns=1,
+        **changes,
     )
 
 
@@ -107,6 +111,47 @@ def test_anything_missing_is_degraded_and_named(changes, reason):
     body = report(view(**changes), tick_patience_seconds=5)
     assert body["status"] == "degraded"
     assert any(reason in text for text in body["reasons"])
+
+
+@pytest.mark.parametrize("level", list(Pressure))
+def test_back_pressure_is_shown_and_degrades_from_critical_on(level):
+    pressed = feed(
+        "a",
+        pressure=level,
+        published_ratio=0.71234,
+        publish_p95_ms=95.0,
+        publish_p99_ms=812.0,
+        pending_bytes=3_000_000,
+    )
+    body = report(view(feeds={"a": pressed}), tick_patience_seconds=5)
+    assert body["ticker"]["accounts"]["a"]["backpressure"] == {
+        "level": level.value,
+        "published_ratio": 0.7123,
+        "p95_publish_latency_ms": 95.0,
+        "p99_publish_latency_ms": 812.0,
+        "pending_bytes": 3_000_000,
+        "dropped_total": 0,
+    }
+    reason = (
+        f"account a: back-pressure {level.value}: 71% published, p99 812 ms, "
+        "3000000 bytes wait for NATS"
+    )
+    losing = level in {Pressure.CRITICAL, Pressure.OVERLOAD}
+    assert body["reasons"] == ([reason] if losing else [])
+    assert body["status"] == ("degraded" if losing else "ok")
+
+
+def test_feed_without_enough_frames_for_quantiles_still_names_its_pressure():
+    pressed = feed("a", pressure=Pressure.OVERLOAD, published_ratio=0.0)
+    (reason,) = problems(view(feeds={"a": pressed}), tick_patience_seconds=5)
+    assert reason == "account a: back-pressure overload: 0% published, 0 bytes wait for NATS"
+
+
+def test_silent_instruments_and_a_refused_session_are_shown_per_account():
+    told = feed("a", session_refused=True, no_data_tokens=3, stale_tokens=2, source=Source.SIM)
+    shown = report(view(feeds={"a": told}), tick_patience_seconds=5)["ticker"]["accounts"]["a"]
+    assert (shown["session_refused"], shown["no_data"], shown["stale"]) == (True, 3, 2)
+    assert shown["source"] == "sim"
 
 
 def test_live_feed_may_be_silent_while_the_market_is_closed():
