@@ -190,11 +190,14 @@ class Planning:
     async def plan(self, market: Market) -> bool:
         """Make the plan for this market, with what people want now; says whether there is one.
 
+        There is none as long as nobody knows what people want: what streams goes on streaming.
+
         Raises:
             BusUnavailableError: Some entries may not be written; the next plan writes them.
         """
+        if not await self._states.read() and not self._states.known:
+            return False
         self._market = market
-        await self._states.read()
         self._watch.look(c.account for c in self._capacities())
         await self._make()
         return True

@@ -51,11 +51,15 @@ class SubscriptionStates:
 
     Args:
         database: PostgreSQL.
+
+    Attributes:
+        known: Whether the subscriptions have been read at least once.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._rows: dict[int, Subscription] = {}
+        self.known = False
         # How the copied plan fares, as the table says it; None when it must be read again.
         self._entries: dict[int, Condition] | None = None
 
@@ -83,6 +87,7 @@ class SubscriptionStates:
             )
             for row in rows
         }
+        self.known = True
         return True
 
     def forget_entries(self) -> None:

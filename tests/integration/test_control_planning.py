@@ -177,7 +177,7 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(bus, tmp_path):
+async def mirrors(bus):
     buckets = [b for b in streams.BUCKETS if b.name != LASTING_LEASES.name]
     await ensure(bus, streams.STREAMS, [*buckets, LASTING_LEASES])
     mirrors = Mirrors(
@@ -187,14 +187,17 @@ async def rig(bus, tmp_path):
         coverage=Mirror(bus, streams.COVERAGE.name),
     )
     every = (mirrors.plans, mirrors.status, mirrors.leases, mirrors.coverage)
+    async with running(*(mirror.run for mirror in every)):
+        for mirror in every:
+            await mirror.ready()
+        yield mirrors
+
+
+@pytest.fixture
+async def rig(bus, mirrors, tmp_path):
     async with running_postgres(tmp_path / "pg") as server:
         settings = DatabaseSettings(database_url=SecretStr(server.url))
-        async with (
-            Database.opened(settings) as database,
-            running(*(mirror.run for mirror in every)),
-        ):
-            for mirror in every:
-                await mirror.ready()
+        async with Database.opened(settings) as database:
             rig = Rig(bus, database, mirrors)
             for account in "abc":
                 await rig.hold(account)
@@ -336,27 +339,33 @@ async def test_states_follow_the_coverage_and_the_plan(rig):
         assert live == len(rig.slots()) - 1
 
 
-async def test_planning_goes_on_while_postgresql_is_away(bus, tmp_path):
-    buckets = [b for b in streams.BUCKETS if b.name != LASTING_LEASES.name]
-    await ensure(bus, streams.STREAMS, [*buckets, LASTING_LEASES])
-    mirrors = Mirrors(
-        plans=Mirror(bus, streams.PLAN.name),
-        status=Mirror(bus, streams.STATUS.name),
-        leases=Mirror(bus, LASTING_LEASES.name),
-        coverage=Mirror(bus, streams.COVERAGE.name),
-    )
-    every = (mirrors.plans, mirrors.status, mirrors.leases, mirrors.coverage)
+async def test_planning_goes_on_when_postgresql_goes_away(mirrors, bus, tmp_path):
+    async with contextlib.AsyncExitStack() as postgres:
+        server = await postgres.enter_async_context(running_postgres(tmp_path / "pg"))
+        settings = DatabaseSettings(database_url=SecretStr(server.url))
+        async with Database.opened(settings) as database:
+            rig = Rig(bus, database, mirrors)
+            for account in "abc":
+                await rig.hold(account)
+            await rig.claim(OTHER, segment="NSE")
+            async with planned(rig):
+                assert "b" in rig.accounts().values()
+                await database.close()
+                await postgres.aclose()
+                await rig.release("b")
+                await until(lambda: "b" not in rig.accounts().values())
+                assert OTHER in rig.slots()
+
+
+async def test_nothing_is_planned_before_the_subscriptions_are_known(mirrors, bus):
     settings = DatabaseSettings(database_url=SecretStr("postgresql://x:y@127.0.0.1:1/z"))
-    async with Database.opened(settings) as database, running(*(m.run for m in every)):
-        for mirror in every:
-            await mirror.ready()
+    async with Database.opened(settings) as database:
         rig = Rig(bus, database, mirrors)
-        for account in "abc":
-            await rig.hold(account)
-        async with planned(rig):
-            assert "b" in rig.accounts().values()
-            await rig.release("b")
-            await until(lambda: "b" not in rig.accounts().values())
+        planning = rig.planning()
+        async with running(planning.run):
+            assert not await planning.plan(rig.market)
+            assert planning.outcome is None
+            assert rig.slots() == {}
 
 
 # -- forwards --------------------------------------------------------------------------------------
