@@ -226,9 +226,9 @@ async def test_stop_finishes_what_runs_and_refuses_what_is_new(nats_server, bus)
     ready, stop = asyncio.Event(), asyncio.Event()
     async with Bus.open(settings_for(nats_server), name="caller") as caller:
         serving = asyncio.create_task(serve(stop))
-        await ready.wait()
+        await until(ready.is_set)
         asking = asyncio.create_task(ask(caller, "t.slow", seconds=30))
-        await started.wait()
+        await until(started.is_set)
         stop.set()
         async with asyncio.timeout(30):
             while True:
@@ -255,7 +255,7 @@ async def test_request_that_outlasts_the_stop_is_answered_as_stopping(nats_serve
         async with service(bus, stop_seconds=0.1) as served:
             await served.serve("t.endless", endless, name="endless", refusal=refused)
             asking = asyncio.create_task(ask(caller, "t.endless", seconds=30))
-            await started.wait()
+            await until(started.is_set)
         assert await asking == b"refused stopping"
 
 
@@ -290,7 +290,7 @@ async def test_handler_learns_that_its_caller_has_left(bus):
         ) as answers:
             assert (await anext(answers)).payload == b"1"
         left.set()
-        await finished.wait()
+        await until(finished.is_set)
         assert sent
 
 
@@ -385,7 +385,7 @@ async def test_stream_leaves_no_subscription_behind(bus, way):
         reached = asyncio.Event()
         task = asyncio.create_task(use())
         if way == "cancelled":
-            await reached.wait()
+            await until(reached.is_set)
             task.cancel()
         results = await asyncio.gather(task, return_exceptions=True)
         expected = {
