@@ -121,6 +121,7 @@ class Rig:
             chains=self.universe.chains(["NIFTY"]),
             prices={"NIFTY": self.spot},
             now=NOW,
+            source=Source.SIM,
         )
 
     def slots(self):
