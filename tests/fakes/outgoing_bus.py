@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
 from libs.common.bus.connection import PublishOutcome
+from libs.common.bus.lease import LeaseEnd
 
 
 class FakeOutgoingBus:
@@ -64,9 +65,19 @@ class FakeLease:
 
     def __init__(self, resource: str = "a") -> None:
         self.resource = resource
+        self.epoch = 1
         self.valid = True
-        self.end: object = None
+        self.end: LeaseEnd | None = None
 
     def is_valid(self) -> bool:
         """Whether the resource is still owned."""
         return self.valid
+
+    def remaining_seconds(self) -> float:
+        """How long it stays valid: no time once it is not, else a moment at a time."""
+        return 0.01 if self.valid else 0.0
+
+    def finish(self, end: LeaseEnd) -> None:
+        """End it for good."""
+        self.valid = False
+        self.end = self.end or end
