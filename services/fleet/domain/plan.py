@@ -12,7 +12,7 @@ SIMULATOR = "simulator"
 
 # The fleet decides these; what the user's shell holds belongs to another deployment. A sandbox on
 # made-up accounts must not meet a real broker, a real bus or a real database by accident.
-_FOREIGN_PREFIXES = ("KITE_", "PG", "SIM_ACCOUNTS", "SIM_PORT", "USE_USER_SERVICE", "USER_SERVICE_")
+_FOREIGN_PREFIXES = ("KITE_", "MOCK_", "PG", "SIM_ACCOUNTS", "SIM_PORT", "USE_USER_SERVICE", "USER_SERVICE_")
 _SINGLE_ACCOUNT_FIELDS = (
     "API_KEY",
     "API_SECRET",
@@ -25,6 +25,7 @@ _FOREIGN_NAMES = frozenset(
     {
         "ACCOUNT_ENCRYPTION_KEY",
         "DATABASE_URL",
+        "ENABLE_MOCK_DATA",
         "FEED_SOURCE",
         "GATEWAY_PORT",
         "HEALTH_HOST",
@@ -175,6 +176,8 @@ def plan(
         "KITE_ACCOUNTS_FILE": "",
         "KITE_TOKEN_DIR": "",
         "USE_USER_SERVICE_ACCOUNTS": "false",
+        "ENABLE_MOCK_DATA": "false",
+        "MOCK_ACCOUNTS": "",
         **{f"KITE_{field}": "" for field in _SINGLE_ACCOUNT_FIELDS},
     }
     control = _numbered("control", shape.controls)

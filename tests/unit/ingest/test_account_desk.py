@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from libs.common.contracts.messages import KiteSession, Source
@@ -19,7 +20,7 @@ from services.ingest.domain.handover import Failure
 from services.ingest.errors import AccountFailedError, RequestError
 from services.ingest.settings import IngestSettings
 
-SETTINGS = IngestSettings(account_encryption_key=SecretStr("x" * 44))
+SETTINGS = IngestSettings(account_encryption_key=SecretStr(Fernet.generate_key().decode()))
 
 
 def session(minted_at_ns=1, **changes):
