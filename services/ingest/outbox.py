@@ -166,7 +166,10 @@ class Outbox:
 
     def _has_room(self, size: int) -> bool:
         bus = self._bus
-        return bus.is_connected and bus.pending_bytes + size <= CLIENT_ROOM_BYTES
+        pending_bytes = bus.pending_bytes
+        # One that is larger than the room goes alone, so that it cannot block the others.
+        fits = pending_bytes + size <= CLIENT_ROOM_BYTES or pending_bytes == 0
+        return fits and bus.is_connected
 
     async def _offer(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> bool:
         outcome = await self._bus.offer(subject, payload, headers)

@@ -122,6 +122,7 @@ class Feed:
         self._faults = faults
         self._outbox_frames = outbox_frames
         self._connections: set[Connection] = set()
+        self._peaks: dict[str, int] = {}
         self._wanted: Plan | None = NOTHING
         self._market: Market | None = None
         self._quotes: Quotes | None = None
@@ -140,8 +141,10 @@ class Feed:
     ) -> Connection | None:
         """Admit a connection, or give None when its key has three already."""
         key = session.account.api_key
-        if sum(other.api_key == key for other in self._connections) >= CONNECTIONS_PER_KEY:
+        open_before = sum(other.api_key == key for other in self._connections)
+        if open_before >= CONNECTIONS_PER_KEY:
             return None
+        self._peaks[key] = max(self._peaks.get(key, 0), open_before + 1)
         connection = Connection(session, transport, self._outbox_frames)
         self._connections.add(connection)
         metrics.CONNECTIONS.set(len(self._connections))
@@ -152,6 +155,13 @@ class Feed:
         self._connections.discard(connection)
         self._wanted = None
         metrics.CONNECTIONS.set(len(self._connections))
+
+    def peak(self, api_key: str) -> int:
+        """Give how many connections a key had at most since this was last asked."""
+        now = sum(other.api_key == api_key for other in self._connections)
+        peak = max(now, self._peaks.get(api_key, 0))
+        self._peaks[api_key] = now
+        return peak
 
     def change_market(self, market: Market, quotes: Quotes) -> None:
         """Go over to another day's market; every subscription gets a new snapshot."""

@@ -53,6 +53,23 @@ async def test_a_handshake_without_a_valid_token_gets_403(simulator, query):
     assert await refused_status(simulator.ws_url + "/" + query) == 403
 
 
+async def test_most_connections_at_once_are_remembered_until_the_next_look(simulator):
+    async def peak() -> int:
+        state = await asyncio.to_thread(simulator.state)
+        return int(state["accounts"][simulator.account(3).api_key]["connections_peak"])
+
+    async def gone() -> bool:
+        return await connections(simulator, 3) == 0
+
+    assert await peak() == 0
+    async with simulator.stream(3), simulator.stream(3):
+        pass
+    assert await peak() == 2
+    await until(gone, "both are closed")
+    await peak()
+    assert await peak() == 0
+
+
 async def test_the_fourth_connection_of_a_key_gets_429_and_the_others_stay(simulator):
     async with contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(simulator.stream(2)) for _ in range(3)]

@@ -128,6 +128,8 @@ class ControlRoutes:
             own = [c for c in self._feed if c.api_key == api_key]
             rows[api_key] = {
                 "connections": len(own),
+                # Since the last look at this page: no look in between could miss it.
+                "connections_peak": self._feed.peak(api_key),
                 "tokens": sum(len(c.subscriptions.modes) for c in own),
                 "frames_sent": sum(c.frames_sent for c in own),
                 "frames_waiting": sum(len(c.outbox) for c in own),

@@ -138,6 +138,20 @@ async def test_frames_wait_here_and_not_in_a_client_that_is_congested():
         await rig.until(lambda: len(rig.bus.sent) == 12)
 
 
+async def test_message_larger_than_the_room_does_not_block_the_others():
+    rig = Rig(limit_bytes=10 * CLIENT_ROOM_BYTES)
+    rig.bus.flushes = False
+    async with rig.running():
+        await rig.put(b"before")
+        await rig.put(bytes(CLIENT_ROOM_BYTES + 1))
+        await rig.put(b"after")
+        assert len(rig.bus.held) == 1
+        rig.bus.flushes = True
+        rig.bus.flush()
+        await rig.until(lambda: len(rig.bus.sent) == 3)
+    assert rig.bus.sent[2] == ("s.0", b"after")
+
+
 async def test_nothing_leaves_without_a_valid_lease_whatever_waits_where():
     rig = Rig(account="lease")
     rig.bus.flushes = False
