@@ -188,7 +188,7 @@ async def test_texts_are_forwarded_once_whichever_connections_carry_them(
     ]
 
 
-async def test_order_updates_come_while_connection_0_is_away(
+async def test_order_updates_come_while_a_connection_is_away(
     nats_server, simulator, control, tokens
 ):
     await control.session(ACCOUNT)
