@@ -12,7 +12,15 @@ SIMULATOR = "simulator"
 
 # The fleet decides these; what the user's shell holds belongs to another deployment. A sandbox on
 # made-up accounts must not meet a real broker, a real bus or a real database by accident.
-_FOREIGN_PREFIXES = ("KITE_", "MOCK_", "PG", "SIM_ACCOUNTS", "SIM_PORT", "USE_USER_SERVICE", "USER_SERVICE_")
+_FOREIGN_PREFIXES = (
+    "KITE_",
+    "MOCK_",
+    "PG",
+    "SIM_ACCOUNTS",
+    "SIM_PORT",
+    "USE_USER_SERVICE",
+    "USER_SERVICE_",
+)
 _SINGLE_ACCOUNT_FIELDS = (
     "API_KEY",
     "API_SECRET",
