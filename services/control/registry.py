@@ -12,7 +12,7 @@ from libs.common import logs
 from libs.common.bus import api
 from libs.common.bus.connection import Bus
 from libs.common.bus.errors import RefusedError
-from libs.common.bus.kv import Bucket, Mirror
+from libs.common.bus.kv import Bucket, snapshot
 from libs.common.contracts import codec, streams, subjects
 from libs.common.contracts.messages import InstrumentSet, Source
 from libs.common.database import Database
@@ -275,7 +275,7 @@ async def publish(
     """
     grouped = await asyncio.to_thread(_by_underlying, instruments)
     bucket = Bucket(bus, streams.INSTRUMENTS.name)
-    held = await _snapshot(bus, streams.INSTRUMENTS.name)
+    held = await snapshot(bus, streams.INSTRUMENTS.name) or {}
     changed: dict[str, tuple[Instrument, ...]] = {}
     for underlying, members in grouped.items():
         # A set of an index has thousands of members: milliseconds, and then the others' turn.
@@ -355,16 +355,3 @@ def _is_same(value: bytes | None, members: tuple[Instrument, ...], market_date: 
     except codec.DecodeError:
         return False
     return held.market_date == market_date and held.instruments == members
-
-
-async def _snapshot(bus: Bus, bucket: str) -> dict[str, bytes]:
-    """Read a whole bucket once."""
-    mirror = Mirror(bus, bucket)
-    stop = asyncio.Event()
-    reading = asyncio.create_task(mirror.run(stop), name="bucket-snapshot")
-    try:
-        await mirror.ready()
-        return mirror.items()
-    finally:
-        stop.set()
-        await asyncio.gather(reading, return_exceptions=True)

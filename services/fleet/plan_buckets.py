@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
-from libs.common.bus.kv import Mirror
+from libs.common.bus.kv import snapshot
 from libs.common.contracts import codec
 from libs.common.contracts.messages import (
     AccountPlan,
@@ -50,17 +50,7 @@ async def read_plan(settings: NatsSettings) -> PlanReport:
 
 async def _entries(bus: Bus, bucket: str) -> dict[str, bytes]:
     """Read a whole bucket; nothing when it does not exist yet."""
-    mirror, stop = Mirror(bus, bucket), asyncio.Event()
-    task = asyncio.create_task(mirror.run(stop), name=f"mirror-{bucket}")
-    try:
-        async with asyncio.timeout(_BUCKET_SECONDS):
-            await mirror.ready()
-    except TimeoutError:
-        return {}
-    finally:
-        stop.set()
-        await task
-    return mirror.items()
+    return await snapshot(bus, bucket, patience_seconds=_BUCKET_SECONDS) or {}
 
 
 def _decoded(

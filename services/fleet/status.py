@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from libs.common.bus.connection import Bus
 from libs.common.bus.errors import BusUnavailableError, ConnectDeadlineError
-from libs.common.bus.kv import Mirror
+from libs.common.bus.kv import snapshot
 from libs.common.contracts.streams import LEASES_ACCOUNTS, LEASES_CONTROL, LEASES_SHARDS
 from libs.common.settings import NatsSettings
 from services.fleet.data_directory import FleetState, ProcessState
@@ -134,17 +134,7 @@ async def _owners(state: FleetState) -> Ownership | None:
 
 async def _entries(bus: Bus, bucket: str) -> Mapping[str, bytes]:
     """Read a whole bucket; nothing when it does not exist yet."""
-    mirror, stop = Mirror(bus, bucket), asyncio.Event()
-    task = asyncio.create_task(mirror.run(stop), name=f"mirror-{bucket}")
-    try:
-        async with asyncio.timeout(_BUCKET_SECONDS):
-            await mirror.ready()
-    except TimeoutError:
-        return {}
-    finally:
-        stop.set()
-        await task
-    return mirror.items()
+    return await snapshot(bus, bucket, patience_seconds=_BUCKET_SECONDS) or {}
 
 
 async def _counters(state: FleetState) -> dict[str, dict[str, float]]:

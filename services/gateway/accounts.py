@@ -1,25 +1,20 @@
-"""The accounts as control describes them, and the way to have control change one."""
+"""The way to have control change an account, and an account as REST shows it."""
 
 import msgspec
 
-from libs.common import logs
 from libs.common.bus.connection import Bus
 from libs.common.bus.errors import BusUnavailableError, NoResponderError, RequestTimeoutError
-from libs.common.bus.kv import Mirror
-from libs.common.contracts import codec, streams, subjects
+from libs.common.contracts import codec, subjects
 from libs.common.contracts.messages import AccountCommand, AccountReply, AccountState
-from libs.common.lifecycle import Lifecycle
 from services.gateway.errors import AccountsUnavailableError, CommandRefusedError
 
 # Longer than control takes at most, so that an answer is not missed by a moment.
 ANSWER_SECONDS = 45.0
 _RETRY_SECONDS = 2.0
 
-log = logs.get_logger(__name__)
 
-
-class Accounts:
-    """A mirror of the bucket `accounts`, and requests to control's leader.
+class AccountDesk:
+    """Requests to control's leader.
 
     Nothing is stored or judged here: control has the table, the keys and the last word.
 
@@ -29,21 +24,6 @@ class Accounts:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._states: dict[str, AccountState] = {}
-        self._mirror = Mirror(bus, streams.ACCOUNTS.name, self._changed)
-
-    def start(self, life: Lifecycle) -> None:
-        """Keep the mirror current until the process stops."""
-        life.spawn(self._mirror.run(life.stop), name="mirror-accounts")
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the bucket was read once."""
-        return self._mirror.is_ready
-
-    def states(self) -> list[AccountState]:
-        """All accounts by name."""
-        return sorted(self._states.values(), key=lambda state: state.account)
 
     async def ask(self, command: AccountCommand) -> AccountState | None:
         """Have control carry a command out; gives the account as it is now.
@@ -84,18 +64,6 @@ class Accounts:
                 retry_after_seconds=reply.error.retry_after_seconds,
             )
         raise CommandRefusedError(reply.error)
-
-    def _changed(self, key: str, value: bytes | None) -> None:
-        if value is None:
-            self._states.pop(subjects.unescape(key), None)
-            return
-        try:
-            state = codec.from_json(AccountState, value)
-        except codec.DecodeError as error:
-            # From a newer or broken sender: the state before is kept.
-            log.warning("directory.undecodable", bucket="accounts", key=key, reason=str(error))
-            return
-        self._states[state.account] = state
 
 
 def shown(state: AccountState) -> dict[str, object]:

@@ -16,7 +16,7 @@ from libs.common.errors import FatalError
 from libs.common.health import Health
 from libs.common.http_server import http_server
 from libs.common.lifecycle import Lifecycle
-from services.gateway.accounts import Accounts
+from services.gateway.accounts import AccountDesk
 from services.gateway.catalog import Catalog
 from services.gateway.client import Client
 from services.gateway.directory import Directory
@@ -60,8 +60,6 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             bus=bus, database=database, directory=directory, fanout=fanout, settings=settings
         )
         directory.start(life)
-        accounts = Accounts(bus)
-        accounts.start(life)
         await TickIntake(bus, fanout).start(life)
         life.spawn(fanout.run(life), name="fanout")
         life.spawn(state.run(life), name="database-probe")
@@ -74,7 +72,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             settings=settings,
             fanout=fanout,
             directory=directory,
-            accounts=accounts,
+            accounts=AccountDesk(bus),
             catalog=Catalog(database),
             subscriptions=SubscriptionRoutes(
                 Subscriptions(database, directory.is_account), bus, settings
@@ -105,7 +103,7 @@ def application(
     settings: GatewaySettings,
     fanout: Fanout,
     directory: Directory,
-    accounts: Accounts,
+    accounts: AccountDesk,
     catalog: Catalog,
     subscriptions: SubscriptionRoutes,
     state: FleetState,

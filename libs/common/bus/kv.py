@@ -318,3 +318,30 @@ class Mirror:
             outcome = self._on_change(key, value)
             if isawaitable(outcome):
                 await outcome
+
+
+async def snapshot(
+    bus: Bus, bucket: str, *, patience_seconds: float | None = None
+) -> dict[str, bytes] | None:
+    """Read a whole bucket once.
+
+    Args:
+        bus: The connection.
+        bucket: The bucket's name.
+        patience_seconds: Give None when it could not be read by then, as when it does not exist
+            yet; without a limit the bucket is waited for.
+
+    Raises:
+        BusClosedError: If the bus is closed for good.
+    """
+    mirror, stop = Mirror(bus, bucket), asyncio.Event()
+    reading = asyncio.create_task(mirror.run(stop), name=f"snapshot-{bucket}")
+    try:
+        async with asyncio.timeout(patience_seconds):
+            await mirror.ready()
+    except TimeoutError:
+        return None
+    finally:
+        stop.set()
+        await reading
+    return mirror.items()

@@ -18,7 +18,7 @@ from libs.common.contracts.messages import (
     AccountVerb,
     FeedStatus,
 )
-from services.gateway.accounts import Accounts, shown
+from services.gateway.accounts import AccountDesk, shown
 from services.gateway.directory import Directory
 from services.gateway.domain.parameters import refuse_unknown
 from services.gateway.errors import (
@@ -91,20 +91,22 @@ class _Nothing(_Body, frozen=True, kw_only=True):
     """Of a request that says everything with its address."""
 
 
-def routes(*, accounts: Accounts, directory: Directory, settings: GatewaySettings) -> list[Route]:
+def routes(
+    *, accounts: AccountDesk, directory: Directory, settings: GatewaySettings
+) -> list[Route]:
     """The routes under `/accounts`."""
     require_key = key_check(settings)
 
     async def listing(request: Request) -> Response:
         require_key(request)
         refuse_unknown(request.query_params)
-        if not accounts.is_ready:
+        if not directory.is_ready:
             raise AccountsUnavailableError(
                 "unavailable", "the accounts have not been read yet", retry_after_seconds=1.0
             )
         items = [
             _row(s, directory.plans.get(s.account), directory.feeds.get(s.account))
-            for s in accounts.states()
+            for _, s in sorted(directory.accounts.items())
         ]
         return JsonResponse({"items": items, "total": len(items)})
 
