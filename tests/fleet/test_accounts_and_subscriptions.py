@@ -101,7 +101,7 @@ async def test_token_rotated_live_needs_no_restart(well):
     assert minted.access_token not in well.log.read_text(errors="replace")
 
 
-async def test_killed_control_leader_is_followed_by_the_standby(well):
+async def test_killed_control_leader_is_followed_by_another_process(well):
     def leader():
         for name in well.names("control"):
             url = next(p["url"] for p in well.record["processes"] if p["name"] == name)
@@ -115,9 +115,12 @@ async def test_killed_control_leader_is_followed_by_the_standby(well):
     tokens = await _tokens_of(well, "sim2")
     async with well.client() as client:
         await client.subscribe(tokens)
-        well.kill(first)
+        dead = well.kill(first)
         started = time.monotonic()
-        await well.until(lambda: leader() not in {None, first}, "another leader")
+        # The standby, or the killed one's successor under its name if that is quicker.
+        await well.until(
+            lambda: leader() is not None and well.pid_of(str(leader())) != dead, "another leader"
+        )
         print(f"another leader after {time.monotonic() - started:.1f} s")
         await client.fresh_ticks(time.time_ns(), set(tokens))
         # It takes the plan over as it is: nothing was subscribed anew.
