@@ -1,14 +1,9 @@
 """Real ingest processes of a test's own, and the control plane's part played by hand."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import httpx
 from pydantic import SecretStr
 
 from libs.common.bus.connection import Bus
@@ -25,14 +20,14 @@ from libs.common.contracts.messages import (
     StreamMode,
 )
 from libs.common.kite.sessions import SessionSeal
-from tests.fakes.nats_server import NatsServer, free_port
+from tests.fakes.nats_server import NatsServer
+from tests.fakes.service_process import ServiceProcess
 from tests.fakes.simulator import SimulatorProcess
 
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-_STOP_DEADLINE_SECONDS = 20.0
 
 
-class IngestProcess:
+class IngestProcess(ServiceProcess):
     """`python -m services.ingest`.
 
     Args:
@@ -43,63 +38,20 @@ class IngestProcess:
     """
 
     def __init__(self, folder: Path, name: str, nats: NatsServer, **environment: str) -> None:
-        self.name = name
-        self.log = folder / f"{name}.log"
-        self.health_port = free_port()
-        self._environment = os.environ | {
-            "WORKER_ID": name,
-            "NATS_URL": nats.url,
-            "ACCOUNT_ENCRYPTION_KEY": KEY,
-            "HEALTH_PORT": str(self.health_port),
-            "SHARDS": "4",
+        super().__init__(
+            folder,
+            "ingest",
+            name,
+            NATS_URL=nats.url,
+            ACCOUNT_ENCRYPTION_KEY=KEY,
+            SHARDS="4",
             **environment,
-        }
-        self.process: subprocess.Popen[bytes] | None = None
+        )
 
     def start(self) -> "IngestProcess":
         """Start it; does not wait."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.ingest"],
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-            )
+        self.launch()
         return self
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        assert self.process is not None
-        return self.process.pid
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def stop(self) -> int:
-        """End it with SIGTERM and give its exit status."""
-        self.signal(signal.SIGTERM)
-        assert self.process is not None
-        return self.process.wait(_STOP_DEADLINE_SECONDS)
-
-    def kill(self) -> None:
-        """End it at once, if it still runs."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(_STOP_DEADLINE_SECONDS)
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
-        text = httpx.get(f"http://127.0.0.1:{self.health_port}/metrics", timeout=5).text
-        total = 0.0
-        for line in text.splitlines():
-            if line.startswith((f"{name} ", f"{name}{{")) and all(
-                f'{key}="{value}"' in line for key, value in labels.items()
-            ):
-                total += float(line.rsplit(" ", 1)[1])
-        return total
 
 
 class ControlPart:

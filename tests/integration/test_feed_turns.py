@@ -2,11 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections import Counter
 from datetime import datetime
 from typing import Any
@@ -31,6 +26,7 @@ from services.control.leader import Leader
 from services.control.planning import Mirrors
 from services.control.sessions import Sessions
 from services.control.stand_in import StandInAccounts, as_simulated
+from tests.fakes.service_process import ServiceProcess
 from tests.fakes.simulator import SimulatorProcess
 from tests.integration.conftest import settings_for
 from tests.integration.control_rig import control_settings, until, variables_of
@@ -153,36 +149,21 @@ async def desk(tmp_path, nats_server, exchange: SimulatorProcess, mock_url: str)
                     await mirror.ready()
                 group.create_task(leader.run(stop))
                 group.create_task(leader.planning.run(stop))
-                with ingest(tmp_path, nats_server.url, settings):
-                    try:
-                        yield found
-                    finally:
-                        stop.set()
-
-
-@contextlib.contextmanager
-def ingest(tmp_path, nats_url: str, settings: Any):
-    """A real ingest process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("KITE_", "SIM_"))},
-        "NATS_URL": nats_url,
-        "ACCOUNT_ENCRYPTION_KEY": settings.account_encryption_key.get_secret_value(),
-        "HEALTH_PORT": str(port),
-        "WORKER_ID": "ingest-1",
-    }
-    with (tmp_path / "ingest.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.ingest"], env=environment, stdout=log, stderr=log
-        )
-    try:
-        yield
-        assert process.poll() is None, (tmp_path / "ingest.log").read_text()[-3000:]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+                key = settings.account_encryption_key.get_secret_value()
+                feeder = ServiceProcess(
+                    tmp_path,
+                    "ingest",
+                    "ingest-1",
+                    NATS_URL=nats_server.url,
+                    ACCOUNT_ENCRYPTION_KEY=key,
+                )
+                feeder.launch()
+                try:
+                    yield found
+                    assert feeder.stop() == 0, feeder.text[-3000:]
+                finally:
+                    feeder.kill()
+                    stop.set()
 
 
 def _sockets(simulator: SimulatorProcess) -> int:
