@@ -35,8 +35,6 @@ class ServiceProcess:
             **kept,
             # Not the working directory has the code.
             "PYTHONPATH": str(Path(__file__).parents[2]),
-                (str(Path(__file__).parents[2]), kept.get("PYTHONPATH", ""))
-            ),
             "WORKER_ID": name,
             "HEALTH_PORT": str(self.health_port),
             **environment,
