@@ -70,6 +70,7 @@ async def running_control(tmp_path, nats_server, simulator, **environment: str):
             KITE_WS_URL=simulator.ws_url,
             UNDERLYINGS="NIFTY",
             PLAN_INTERVAL_SECONDS="1",
+            LOGIN_MIN_INTERVAL_SECONDS="1",
             **environment,
         )
         control.launch()
