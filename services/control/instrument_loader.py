@@ -46,6 +46,7 @@ class InstrumentLoader:
         monotonic_seconds: Real time.
 
     Attributes:
+        source: Whose market `instruments` belong to; None before the first refresh.
         dump: The revision in force; None before the first.
         instruments: Its rows by token.
     """
@@ -66,8 +67,7 @@ class InstrumentLoader:
         self._monotonic_seconds = monotonic_seconds
         self._schedule = self._new_schedule()
         self._registry: Registry | None = None
-        # Whose stored instruments were looked for.
-        self._source: Source | None = None
+        self.source: Source | None = None
         self._failures: dict[str, Failure] = {}
         self._is_published = True
         # Contracts that lost their token, and whose last values still lie in the stream.
@@ -103,7 +103,7 @@ class InstrumentLoader:
             RetryableError: What `origin` raises.
         """
         is_changed = False
-        if self._source is not source:
+        if self.source is not source:
             is_changed = await self._adopt(source, now)
         due = self._schedule.due(now, self._monotonic_seconds())
         if due:
@@ -129,7 +129,7 @@ class InstrumentLoader:
             entries = await registry.exchange_entries(self._database, held.revision)
             found = await asyncio.to_thread(_registry_of, held, entries, instruments, reused_from)
         self._schedule = self._new_schedule()
-        self._source, self._failures = source, {}
+        self.source, self._failures = source, {}
         self.dump, self._registry, self.instruments = None, None, {}
         if held is None or found is None:
             return False
@@ -228,7 +228,7 @@ class InstrumentLoader:
             self._database,
             list(found.instruments.values()),
             market_date=found.market_date,
-            source=self._source or Source.LIVE,
+            source=self.source or Source.LIVE,
             skipped=skipped,
             exchanges=_entries_of(found, failures),
             reused_from=found.reused_from,

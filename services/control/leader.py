@@ -262,8 +262,10 @@ class Leader:
         try:
             await self._loader.refresh(now=self._now(), source=self._feed, origin=self._rest)
         finally:
-            # Also when it could not publish: what it has is better than what was before.
-            if self._loader.instruments is not self._instruments:
+            # Also when it could not publish: what it has is better than what was before, unless
+            # it is still of the market that was left.
+            is_ours = self._loader.source is self._feed
+            if is_ours and self._loader.instruments is not self._instruments:
                 await self._take_instruments(self._loader.instruments)
         return True
 
