@@ -136,9 +136,12 @@ class IngestRig:
             )
 
     async def until_served(self, *accounts: int) -> None:
-        """Wait until every account answers requests."""
+        """Wait until every account answers requests, alone and as one of all."""
         for number in accounts:
-            await self.until_interest(subjects.rpc_quote_of(f"sim{number}"))
+            for subject in (subjects.rpc_history_of, subjects.rpc_quote_of):
+                await self.until_interest(subject(f"sim{number}"))
+        for subject_of_all in (subjects.RPC_HISTORY, subjects.RPC_QUOTE):
+            await self.until_interest(subject_of_all)
 
     async def until_interest(self, subject: str, *, expected: bool = True) -> None:
         """Wait until a subject is served, or not any more; asks with what everybody refuses."""

@@ -44,7 +44,9 @@ def test_badly_described_account_is_taken_from_a_later_source():
 
 @given(
     st.lists(
-        st.lists(st.sampled_from("abcd"), unique=True), min_size=len(AccountSource), max_size=5
+        st.lists(st.sampled_from("abcd"), unique=True),
+        min_size=len(AccountSource),
+        max_size=len(AccountSource),
     )
 )
 def test_every_account_comes_from_the_first_source_that_has_it(names):
