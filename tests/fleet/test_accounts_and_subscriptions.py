@@ -30,6 +30,7 @@ def desk(tmp_path_factory):
         "1",
         "--controls",
         "2",
+        SIM_START="2026-11-18T11:00:00",
         SIM_STRIKES_PER_SIDE="60",
         SIM_TICK_INTERVAL_SECONDS="1",
         ACCOUNT_RETURN_HOLD_SECONDS="3",
