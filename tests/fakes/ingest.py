@@ -42,10 +42,12 @@ class IngestProcess(ServiceProcess):
             folder,
             "ingest",
             name,
-            NATS_URL=nats.url,
-            ACCOUNT_ENCRYPTION_KEY=KEY,
-            SHARDS="4",
-            **environment,
+            **{
+                "NATS_URL": nats.url,
+                "ACCOUNT_ENCRYPTION_KEY": KEY,
+                "SHARDS": "4",
+                **environment,
+            },
         )
 
     def start(self) -> "IngestProcess":
