@@ -57,6 +57,57 @@ class ForwardSource(StrEnum):
     SPOT = "spot"
 
 
+class PricingModel(StrEnum):
+    """What options are priced with: Black-76 on the forward, or BSM on the spot."""
+
+    BLACK76 = "black76"
+    BSM = "bsm"
+
+
+class YearClock(StrEnum):
+    """How time to expiry becomes years."""
+
+    ACT365 = "act365"
+    TRADING252 = "trading252"
+
+
+class GreeksFrom(StrEnum):
+    """At which volatility the Greeks of an option were computed."""
+
+    IV = "iv"
+    SMILE_IV = "smile_iv"
+
+
+class Convention(Message, frozen=True, kw_only=True):
+    """How the options of one underlying are priced; stands in every stream that shows prices.
+
+    Attributes:
+        model: Black-76 on the forward, or BSM on the spot with a dividend yield.
+        rate: Continuously compounded, per year; 0.065 = 6.5 %.
+        dividend_yield: Continuous, per year; between spot and forward.
+        clock: `act365`: seconds over 365 days; `trading252`: session time over 252 days.
+        future_max_age_seconds: A listed future older than this makes no forward.
+        quote_max_age_seconds: An order book older than this makes no parity forward.
+        spot_max_age_seconds: A spot older than this makes no forward.
+        smile_max_age_seconds: A volatility older than this is not the strike's any more.
+    """
+
+    model: PricingModel = PricingModel.BLACK76
+    rate: float = 0.0
+    dividend_yield: float = 0.0
+    clock: YearClock = YearClock.ACT365
+    future_max_age_seconds: float = 10.0
+    quote_max_age_seconds: float = 15.0
+    spot_max_age_seconds: float = 10.0
+    smile_max_age_seconds: float = 60.0
+
+    @property
+    def name(self) -> str:
+        """What a tick calls it, such as `black76 act365 r=0.065`."""
+        dividends = f" q={self.dividend_yield:g}" if self.dividend_yield else ""
+        return f"{self.model.value} {self.clock.value} r={self.rate:g}{dividends}"
+
+
 class Ohlc(Message, frozen=True, kw_only=True):
     """The day's open, high and low, and the previous session's close, in rupees."""
 
@@ -121,9 +172,23 @@ class Tick(Message, frozen=True, kw_only=True):
     vega: Annotated[float, Meta(description="rupees per volatility point")] | None = None
     rho: Annotated[float, Meta(description="rupees per 1 % of rate")] | None = None
     iv_status: IvStatus | None = None
+    greeks_from: (
+        Annotated[GreeksFrom, Meta(description="the volatility behind the Greeks")] | None
+    ) = None
     forward: Price | None = None
     forward_source: ForwardSource | None = None
-    tte: Annotated[float, Meta(description="years to expiry, ACT/365 by seconds")] | None = None
+    tte: Annotated[float, Meta(description="years to expiry by the convention's clock")] | None = (
+        None
+    )
+    settlement: Annotated[
+        bool, Meta(description="expires today, and its settlement price is being made")
+    ] = False
+    convention: Annotated[str, Meta(description="`Convention.name` of the underlying")] | None = (
+        None
+    )
+    repriced: Annotated[
+        bool, Meta(description="no packet came: the forward moved, prices are those before")
+    ] = False
     seq: Annotated[int, Meta(description="counts up per instrument within an epoch")]
     epoch: Annotated[int, Meta(description="lease term of the shard; a new one restarts seq")]
     exchange_ts: EpochNs | None = None
@@ -152,10 +217,121 @@ class Forward(Message, frozen=True, kw_only=True):
     atm_strike: Price | None = None
     atm_iv: float | None = None
     straddle: Annotated[float, Meta(description="ATM call plus put, rupees")] | None = None
+    skew_25d: Annotated[float, Meta(description="25-delta call less put volatility")] | None = None
     tte: float
+    settlement: bool = False
+    convention: Convention | None = None
     exchange_ts: EpochNs | None = None
     greeks_ts: EpochNs
     feed: Source
+
+
+class ChainSide(Message, frozen=True, kw_only=True):
+    """The calls or the puts of a chain, column by column; entry i belongs to strike i.
+
+    A contract that is not listed has null in every column.
+    """
+
+    instrument_token: tuple[Token | None, ...]
+    last_price: tuple[Price | None, ...]
+    bid: tuple[Price | None, ...]
+    ask: tuple[Price | None, ...]
+    volume: tuple[int | None, ...]
+    oi: tuple[int | None, ...]
+    iv: tuple[float | None, ...]
+    bid_iv: tuple[float | None, ...]
+    ask_iv: tuple[float | None, ...]
+    delta: tuple[float | None, ...]
+    gamma: tuple[float | None, ...]
+    theta: tuple[float | None, ...]
+    vega: tuple[float | None, ...]
+    rho: tuple[float | None, ...]
+    iv_status: tuple[IvStatus | None, ...]
+    greeks_from: tuple[GreeksFrom | None, ...]
+
+
+class Chain(Message, frozen=True, kw_only=True):
+    """The strikes around the money of one expiry, all priced with one forward at one moment.
+
+    Sent by: greeks. Read by: gateway (as bytes), any NATS subscriber.
+    Subject: `md.chain.v1.<underlying>.<expiry>`, twice a second while anything of it changes.
+    Delivery: at most once live; MD_CHAINS keeps the newest of each subject for a day.
+
+    Attributes:
+        offsets: Place of each strike, counted from the one nearest the forward: -1 is the next
+            lower one that is streamed.
+        strikes: Ascending, rupees.
+        smile_iv: Of each strike's out-of-the-money leg, per year.
+        calls: Column by column, one entry per strike.
+        puts: Likewise.
+    """
+
+    underlying: str
+    expiry: date
+    forward: Price
+    forward_source: ForwardSource
+    spot: Price | None = None
+    atm_strike: Price
+    tte: float
+    settlement: bool = False
+    convention: Convention
+    offsets: tuple[int, ...]
+    strikes: tuple[Price, ...]
+    smile_iv: tuple[float | None, ...]
+    calls: ChainSide
+    puts: ChainSide
+    epoch: int
+    exchange_ts: EpochNs | None = None
+    greeks_ts: EpochNs
+    source: Source
+
+
+class VolCurve(Message, frozen=True, kw_only=True):
+    """The volatilities of one expiry and what a desk reads from them.
+
+    Sent by: greeks. Read by: gateway (as bytes), any NATS subscriber.
+    Subject: `md.vol.v1.<underlying>.<expiry>`, with every chain. Delivery: at most once live;
+    MD_CHAINS keeps the newest of each subject for a day. What cannot be known is null.
+
+    Attributes:
+        atm_iv: Interpolated at the forward, per year.
+        straddle: Call plus put at the strike nearest the forward, rupees.
+        call_iv_25d: Volatility at a call delta of 0.25 (of the discounted forward).
+        put_iv_25d: Volatility at a put delta of -0.25.
+        risk_reversal_25d: `call_iv_25d - put_iv_25d`.
+        butterfly_25d: `(call_iv_25d + put_iv_25d) / 2 - atm_iv`.
+        call_oi: Open interest of the streamed calls, units.
+        put_oi: Likewise.
+        put_call_oi_ratio: `put_oi / call_oi`.
+        max_pain: The strike at which holders of the streamed options would be paid least, rupees.
+        strikes: Those with a fresh volatility, ascending.
+        smile_iv: Of each of them, from its out-of-the-money leg.
+    """
+
+    underlying: str
+    expiry: date
+    forward: Price
+    forward_source: ForwardSource
+    tte: float
+    atm_strike: Price
+    atm_iv: float | None = None
+    straddle: Price | None = None
+    call_iv_25d: float | None = None
+    put_iv_25d: float | None = None
+    risk_reversal_25d: float | None = None
+    butterfly_25d: float | None = None
+    call_oi: int | None = None
+    put_oi: int | None = None
+    put_call_oi_ratio: float | None = None
+    max_pain: Price | None = None
+    strikes: tuple[Price, ...]
+    smile_iv: tuple[float, ...]
+    settlement: bool = False
+    convention: Convention
+    epoch: int
+    exchange_ts: EpochNs | None = None
+    greeks_ts: EpochNs
+    source: Source
 
 
 class PlannedGroup(Message, frozen=True, kw_only=True):
@@ -612,11 +788,13 @@ class HistoryPart(Message, frozen=True, kw_only=True):
         account: Who fetched them.
         part: Counts from 0.
         last: Whether this was the last piece.
+        source: Whether the account that fetched them is live or the simulator's.
         error: What went wrong; then this is the last piece and has no candles.
     """
 
     candles: tuple[Candle, ...] = ()
     account: str | None = None
+    source: Source | None = None
     part: int
     last: bool
     error: RpcError | None = None
@@ -646,4 +824,224 @@ class QuoteReply(Message, frozen=True, kw_only=True):
 
     quotes: dict[str, msgspec.Raw] = {}
     account: str | None = None
+    error: RpcError | None = None
+
+
+class CandleGreeks(Message, frozen=True, kw_only=True):
+    """Volatility and Greeks of an option at the end of one candle, from its close.
+
+    The forward is that of the same moment; units and statuses are those of a `Tick`.
+    """
+
+    iv: float | None = None
+    delta: float | None = None
+    gamma: float | None = None
+    theta: float | None = None
+    vega: float | None = None
+    rho: float | None = None
+    iv_status: IvStatus
+    forward: Price | None = None
+    forward_source: ForwardSource | None = None
+    tte: float | None = None
+
+
+class PricedCandle(Message, frozen=True, kw_only=True):
+    """One candle as the gateway serves it: its start with zone, prices, and Greeks if asked for."""
+
+    date: Annotated[str, Meta(description="start, ISO 8601 with zone: 2026-11-24T09:15:00+05:30")]
+    open: Price
+    high: Price
+    low: Price
+    close: Price
+    volume: int
+    oi: int | None = None
+    greeks: CandleGreeks | None = None
+
+
+class CandlesRequest(Message, frozen=True, kw_only=True):
+    """Somebody wants candles, with Greeks where the instrument is an option.
+
+    Sent by: gateway, any service. Read by: greeks, which answers with CandlesParts.
+    Subject: `rpc.candles.v1` (request, answers as a stream).
+
+    Attributes:
+        instrument_token: Of what.
+        interval: Length of a candle.
+        start: First instant, epoch seconds; inclusive.
+        end: Last instant, epoch seconds; inclusive, not before `start`.
+        oi: Whether candles carry open interest.
+        greeks: Whether the candles of an option carry Greeks; None: when `oi` is asked for.
+        continuous: Day candles of expired futures through a living contract's token.
+    """
+
+    instrument_token: Token
+    interval: CandleInterval
+    start: Annotated[int, Meta(ge=0)]
+    end: Annotated[int, Meta(ge=0)]
+    oi: bool = False
+    greeks: bool | None = None
+    continuous: bool = False
+
+
+class CandlesPart(Message, frozen=True, kw_only=True):
+    """A piece of the candles, oldest first, or the error that ended the request.
+
+    Attributes:
+        candles: JSON array of `PricedCandle`, ascending; pieces neither overlap nor leave gaps.
+        part: Counts from 0.
+        last: Whether this was the last piece.
+        convention: With the first piece of an option with Greeks: how they were computed.
+        source: Live or simulated candles.
+        error: What went wrong; then this is the last piece and has no candles.
+    """
+
+    candles: msgspec.Raw
+    part: int
+    last: bool
+    convention: Convention | None = None
+    source: Source | None = None
+    error: RpcError | None = None
+
+
+class ExplainRequest(Message, frozen=True, kw_only=True):
+    """Somebody wants to know how an option's Greeks came about.
+
+    Sent by: gateway, the command line. Read by: greeks. Subject: `rpc.explain.v1` (any worker,
+    which asks the shard's owner) or `rpc.explain.v1.<shard>` (the owner).
+    """
+
+    instrument_token: Token
+
+
+class ExplainedPrice(Message, frozen=True, kw_only=True):
+    """One price that went into a Greek.
+
+    Attributes:
+        value: Rupees; null if there is none.
+        tradingsymbol: Of the instrument whose price it is.
+        exchange_ts: When the exchange last said something of the instrument.
+        age_seconds: Market time since then.
+        max_age_seconds: What is older is not used; null where no limit applies.
+        fresh: Whether it is young enough.
+    """
+
+    value: Price | None = None
+    tradingsymbol: str | None = None
+    exchange_ts: EpochNs | None = None
+    age_seconds: float | None = None
+    max_age_seconds: float | None = None
+    fresh: bool = False
+
+
+class ExplainedParity(Message, frozen=True, kw_only=True):
+    """One strike whose call and put make a parity forward: K + (C - P)·e^{rT}."""
+
+    strike: Price
+    call_mid: Price | None = None
+    put_mid: Price | None = None
+    call_age_seconds: float | None = None
+    put_age_seconds: float | None = None
+    forward: Price | None = None
+    taken: Annotated[bool, Meta(description="one of those nearest the money")] = False
+
+
+class ExplainedView(Message, frozen=True, kw_only=True):
+    """The same contract at the same moment under one convention.
+
+    Attributes:
+        name: `tickfleet`, `nse`, `sensibull` or `spot_bsm`.
+        says: The convention in one sentence.
+        model: What it prices with.
+        underlying_price: The forward, future or spot that it prices on, rupees.
+        underlying_source: What that is.
+        rate: Per year.
+        dividend_yield: Per year.
+        tte: Years by its clock.
+        days: By its clock: calendar or trading days left.
+        option_price: Rupees, what the volatility was solved from.
+        option_price_of: The leg whose price that is: the contract itself, or the other leg.
+        iv: Per year, as the Greeks have the units of a `Tick`.
+        iv_status: Why there is, or is not, a volatility.
+    """
+
+    name: str
+    says: str
+    model: PricingModel
+    underlying_price: Price | None = None
+    underlying_source: str | None = None
+    rate: float
+    dividend_yield: float = 0.0
+    tte: float | None = None
+    days: float | None = None
+    option_price: Price | None = None
+    option_price_of: str | None = None
+    iv: float | None = None
+    delta: float | None = None
+    gamma: float | None = None
+    theta: float | None = None
+    vega: float | None = None
+    rho: float | None = None
+    iv_status: IvStatus
+
+
+class Explanation(Message, frozen=True, kw_only=True):
+    """Every input of an option's Greeks with its age and source, and the results side by side.
+
+    Attributes:
+        market_time: The newest exchange timestamp of the shard; ages count from it.
+        expiry_instant: When the contract dies.
+        seconds_left: From the market's time to then.
+        last_price: Of the option, as bid and ask.
+        forward: What it is priced with.
+        forward_source: Which of the candidates that is.
+        forward_stale: Nothing fresh was at hand.
+        future: Candidate: the listed future of the expiry.
+        parity: Candidate: the strikes nearest the money, by distance.
+        parity_forward: Their median; null with fewer than three.
+        spot: Candidate: the index or share.
+        convention: Of the underlying.
+        smile_leg: The strike's out-of-the-money leg, with its price.
+        smile_iv: Its volatility.
+        bid_iv: From the bid; ask_iv likewise.
+        greeks_from: Which volatility the Greeks were computed at.
+        views: Ours first, then NSE's, Sensibull's and BSM on the spot.
+    """
+
+    instrument_token: Token
+    tradingsymbol: str
+    underlying: str
+    expiry: date
+    strike: Price
+    option_type: OptionType
+    market_time: EpochNs
+    expiry_instant: EpochNs
+    seconds_left: float
+    settlement: bool = False
+    last_price: ExplainedPrice
+    bid: ExplainedPrice
+    ask: ExplainedPrice
+    forward: Price | None = None
+    forward_source: ForwardSource | None = None
+    forward_stale: bool = False
+    future: ExplainedPrice
+    parity: tuple[ExplainedParity, ...] = ()
+    parity_forward: Price | None = None
+    spot: ExplainedPrice
+    convention: Convention
+    smile_leg: ExplainedPrice
+    smile_iv: float | None = None
+    bid_iv: float | None = None
+    ask_iv: float | None = None
+    greeks_from: GreeksFrom | None = None
+    views: tuple[ExplainedView, ...]
+    shard: int
+    epoch: int
+    greeks_ts: EpochNs
+    source: Source
+
+
+class ExplainReply(Message, frozen=True, kw_only=True):
+    """The answer to an ExplainRequest: an explanation, or why there is none."""
+
+    explanation: Explanation | None = None
     error: RpcError | None = None

@@ -109,7 +109,16 @@ MD_BARS = StreamSpec(
     max_age_seconds=3_600,
     max_bytes=256 * MIB,
 )
-STREAMS = (MD_FRAMES, MD_TICKS, MD_LAST, MD_FORWARDS, MD_BARS)
+MD_CHAINS = StreamSpec(
+    name="MD_CHAINS",
+    purpose="The newest chain and volatility curve per expiry: written by greeks, read by gateways "
+    "and subscribers.",
+    subjects=(subjects.ALL_CHAINS, subjects.ALL_VOL_CURVES),
+    max_age_seconds=86_400,
+    max_bytes=256 * MIB,
+    max_msgs_per_subject=1,
+)
+STREAMS = (MD_FRAMES, MD_TICKS, MD_LAST, MD_FORWARDS, MD_BARS, MD_CHAINS)
 
 LEASES_ACCOUNTS = BucketSpec(
     name="leases_accounts",

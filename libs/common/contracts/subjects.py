@@ -7,9 +7,13 @@ TICK_PREFIX = "md.tick.v1"
 LAST_PREFIX = "md.last.v1"
 FORWARD_PREFIX = "md.forward.v1"
 BAR_PREFIX = "md.bar.v1"
+CHAIN_PREFIX = "md.chain.v1"
+VOL_PREFIX = "md.vol.v1"
 ORDER_UPDATE_PREFIX = "order.update.v1"
 RPC_HISTORY = "rpc.history.v1"
 RPC_QUOTE = "rpc.quote.v1"
+RPC_CANDLES = "rpc.candles.v1"
+RPC_EXPLAIN = "rpc.explain.v1"
 RPC_ACCOUNTS = "rpc.accounts.v1"
 # A hint without content that something control reads has changed; losing it costs one interval.
 WAKE_CONTROL = "control.wake.v1"
@@ -18,6 +22,8 @@ ALL_TICKS = f"{TICK_PREFIX}.*"
 ALL_LAST = f"{LAST_PREFIX}.*.*"
 ALL_FORWARDS = f"{FORWARD_PREFIX}.*.*"
 ALL_BARS = f"{BAR_PREFIX}.*.*"
+ALL_CHAINS = f"{CHAIN_PREFIX}.*.*"
+ALL_VOL_CURVES = f"{VOL_PREFIX}.*.*"
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
 _FNV_OFFSET = 0x811C9DC5
@@ -106,6 +112,16 @@ def forward(underlying: str, expiry: date) -> str:
     return f"{FORWARD_PREFIX}.{escape(underlying)}.{expiry.isoformat()}"
 
 
+def chain(underlying: str, expiry: date) -> str:
+    """The strikes around the money of one expiry."""
+    return f"{CHAIN_PREFIX}.{escape(underlying)}.{expiry.isoformat()}"
+
+
+def vol_curve(underlying: str, expiry: date) -> str:
+    """The volatility curve of one expiry."""
+    return f"{VOL_PREFIX}.{escape(underlying)}.{expiry.isoformat()}"
+
+
 def order_update(account: str) -> str:
     """Order updates that the broker pushed over an account's market-data connection."""
     return f"{ORDER_UPDATE_PREFIX}.{escape(account)}"
@@ -124,3 +140,8 @@ def rpc_history_of(account: str) -> str:
 def rpc_quote_of(account: str) -> str:
     """Quotes through one account alone."""
     return f"{RPC_QUOTE}.{escape(account)}"
+
+
+def rpc_explain_of(shard: int) -> str:
+    """How the Greeks of an option of one shard came about, answered by the shard's owner."""
+    return f"{RPC_EXPLAIN}.{shard}"
