@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from services.greeks.domain.iv_status import Status, classify_row
-from services.greeks.domain.pricing import DEFAULT_TICK, VALUES, Model, listed
+from services.greeks.domain.pricing import (
+    DEFAULT_TICK,
+    VALUES,
+    Model,
+    Quoted,
+    listed,
+    rows_of_prices,
+)
 from services.greeks.domain.terms import column, output, terms_of
 
 if TYPE_CHECKING:
@@ -76,11 +83,10 @@ def compute(
     Arguments, units, statuses and errors are the same. Where vollib raises, or answers with 0.0,
     infinity or NaN, the row is NaN and its status says why.
     """
-    shape = np.shape(price)
-    if len(shape) != 1:
-        raise ValueError(f"price: expected shape (n,), got {shape}")
-    n = shape[0]
-    prices = listed(column("price", price, n), n)
+    if np.ndim(price) != 1:
+        raise ValueError(f"price: expected shape (n,), got {np.shape(price)}")
+    prices = rows_of_prices(price)
+    n = prices.size
     terms = terms_of(
         n, flag=flag, forward=forward, strike=strike, tte=tte, df=df, model=model, spot=spot
     )
@@ -90,9 +96,79 @@ def compute(
     q, f, k, t, d, s = (listed(values, n) for values in terms)
     library = load(model)
     with np.errstate(all="ignore"):
-        for index, row in enumerate(zip(q, prices, f, k, t, d, s, ticks, strict=True)):
+        for index, row in enumerate(zip(q, prices.tolist(), f, k, t, d, s, ticks, strict=True)):
             status[index], out[:, index] = _compute_row(library, *row)
     return out, status
+
+
+def compute_quotes(
+    flag: ArrayLike,
+    price: ArrayLike,
+    forward: ArrayLike,
+    strike: ArrayLike,
+    tte: ArrayLike,
+    df: ArrayLike,
+    *,
+    model: Model = "black76",
+    spot: ArrayLike | None = None,
+    tick: ArrayLike = DEFAULT_TICK,
+) -> Quoted:
+    """Do what `services.greeks.domain.pricing.compute_quotes` does, with vollib."""
+    shape = np.shape(price)
+    if len(shape) != 2 or not shape[0]:
+        raise ValueError(f"price: expected shape (k, n) with k ≥ 1, got {shape}")
+    prices = rows_of_prices(price)
+    values, status = compute(
+        flag, prices[0], forward, strike, tte, df, model=model, spot=spot, tick=tick
+    )
+    iv, others = implied_volatility(
+        flag, prices[1:], forward, strike, tte, df, model=model, spot=spot
+    )
+    return Quoted(values, np.vstack((values[:1], iv)), np.vstack((status, others)))
+
+
+def implied_volatility(
+    flag: ArrayLike,
+    price: ArrayLike,
+    forward: ArrayLike,
+    strike: ArrayLike,
+    tte: ArrayLike,
+    df: ArrayLike,
+    *,
+    model: Model = "black76",
+    spot: ArrayLike | None = None,
+) -> tuple[FloatArray, NDArray[np.uint8]]:
+    """Do what `services.greeks.domain.pricing.implied_volatility` does, with vollib.
+
+    Args:
+        flag: as there, like the price and the terms.
+        price: [n] or [k, n].
+        forward: [n] or scalar.
+        strike: [n] or scalar.
+        tte: [n] or scalar.
+        df: [n] or scalar.
+        model: which of vollib's models solves; the volatility is the same but for rounding.
+        spot: as for `compute`.
+
+    Returns:
+        Volatilities and statuses in the shape of `price`.
+    """
+    prices = rows_of_prices(price)
+    n = prices.shape[-1]
+    terms = terms_of(
+        n, flag=flag, forward=forward, strike=strike, tte=tte, df=df, model=model, spot=spot
+    )
+    library = load(model)
+    count = prices.size // n if n else 0
+    columns = (listed(values, n) * count for values in terms)
+    found = []
+    with np.errstate(all="ignore"):
+        for quote, *option in zip(prices.ravel().tolist(), *columns, strict=True):
+            iv = _volatility(library, quote, *option)
+            found.append((nan, iv) if isinstance(iv, Status) else (iv, Status.OK))
+    table = np.array(found, dtype=np.float64).reshape(prices.size, 2)
+    ivs, status = table[:, 0].copy(), table[:, 1].astype(np.uint8)
+    return ivs.reshape(prices.shape), status.reshape(prices.shape)
 
 
 def _compute_row(
@@ -107,24 +183,42 @@ def _compute_row(
     tick: float,
 ) -> tuple[Status, tuple[float, ...]]:
     """Price one option; every trap of vollib ends as a status."""
-    time_value = (price / df if df else nan) - max(flag * (forward - strike), 0.0)
-    status = classify_row(flag, price, time_value, forward, strike, tte, df, spot)
-    if status is not Status.OK:
-        return status, _BLANK
-    letter, rate = _FLAGS[flag], -log(df) / tte
-    yields: tuple[float, ...] = ()
-    if spot is None:
-        unit = forward
-        iv = _solve(library, price, forward, strike, rate, tte, letter)
-    else:
-        unit = spot
-        yields = (rate - log(forward / spot) / tte,)
-        iv = _solve(library, price, spot, strike, tte, rate, *yields, letter)
+    iv = _volatility(library, price, flag, forward, strike, tte, df, spot)
     if isinstance(iv, Status):
         return iv, _BLANK
+    letter, rate = _FLAGS[flag], -log(df) / tte
+    unit = forward if spot is None else spot
+    yields = _yields(rate, forward, tte, spot)
     greeks = (greek(letter, unit, strike, tte, rate, iv, *yields) for greek in library.greeks)
     values = (iv, *map(float, greeks))
     return (Status.LOW_VEGA if values[4] < 0.5 * tick else Status.OK), values
+
+
+def _volatility(
+    library: _Library,
+    price: float,
+    flag: float,
+    forward: float,
+    strike: float,
+    tte: float,
+    df: float,
+    spot: float | None,
+) -> float | Status:
+    """Solve one option's volatility, or say why it has none."""
+    time_value = (price / df if df else nan) - max(flag * (forward - strike), 0.0)
+    status = classify_row(flag, price, time_value, forward, strike, tte, df, spot)
+    if status is not Status.OK:
+        return status
+    letter, rate = _FLAGS[flag], -log(df) / tte
+    if spot is None:
+        return _solve(library, price, forward, strike, rate, tte, letter)
+    yields = _yields(rate, forward, tte, spot)
+    return _solve(library, price, spot, strike, tte, rate, *yields, letter)
+
+
+def _yields(rate: float, forward: float, tte: float, spot: float | None) -> tuple[float, ...]:
+    """Return what Black-Scholes-Merton is told beside the rate: the dividend yield."""
+    return () if spot is None else (rate - log(forward / spot) / tte,)
 
 
 def _solve(library: _Library, *quote: float | str) -> float | Status:

@@ -14,6 +14,8 @@ import numpy as np
 from scipy.special import erfc
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from services.greeks.domain.terms import Column, FloatArray, Terms
 
 SQRT_HALF: Final = sqrt(0.5)
@@ -28,18 +30,36 @@ class Moneyness(NamedTuple):
 
     x_abs: FloatArray
     """|ln(F/K)|, exact to rounding also next to the money."""
-    ratio: FloatArray
-    """√(min(F,K)/max(F,K)) = e^(-|x|/2): the largest normalised time value."""
+    half_ratio: FloatArray
+    """½·√(min(F,K)/max(F,K)) = ½·e^(-|x|/2): half the largest normalised time value."""
+    half_inverse: FloatArray
+    """½·e^(|x|/2)."""
     sinh_half: FloatArray
     """sinh(|x|/2) without cancellation: half the normalised intrinsic value."""
     root: FloatArray
     """√(FK) in rupees: the unit of normalised values."""
-    half_inverse: FloatArray
-    """½/ratio, which every evaluation of b multiplies by."""
 
 
-AT_MONEY: Final = (0.0, 1.0, 0.0, 1.0, 0.5)
-"""The `Moneyness` of a strike of 1 rupee at a forward of 1 rupee."""
+class SmallT(NamedTuple):
+    """What the series in small t = s/2 takes from the moneyness alone; every field has shape [n].
+
+    The series is one + w·(third + w·(fifteenth + w/105)) with w = t², and its coefficients are
+    Taylor polynomials in v = (ht)² = x²/4.
+    """
+
+    one: FloatArray
+    third: FloatArray
+    fifteenth: FloatArray
+
+    @classmethod
+    def of(cls, m: Moneyness) -> Self:
+        """Its coefficients at this moneyness."""
+        v = 0.25 * m.x_abs * m.x_abs
+        return cls(
+            1.0 + v * (1 / 6 + v * (1 / 120 + v * (1 / 5040 + v * (1 / 362880)))),
+            1 / 3 + v * (1 / 30 + v * (1 / 840)),
+            1 / 15 + v * (1 / 210),
+        )
 
 
 def moneyness(forward: Column, strike: Column) -> Moneyness:
@@ -48,11 +68,13 @@ def moneyness(forward: Column, strike: Column) -> Moneyness:
     high = np.maximum(forward, strike)
     gap = high - low
     root = np.sqrt(low * high)
-    ratio = np.sqrt(low / high)
-    return Moneyness(np.log1p(gap / low), ratio, 0.5 * gap / root, root, 0.5 / ratio)
+    half_ratio = 0.5 * np.sqrt(low / high)
+    return Moneyness(np.log1p(gap / low), half_ratio, 0.25 / half_ratio, 0.5 * gap / root, root)
 
 
-def normalised_value(m: Moneyness, s: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def normalised_value(
+    m: Moneyness, s: FloatArray, small_t: SmallT | None = None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Value the out-of-the-money option at total volatility s.
 
     The textbook difference of two normal distributions loses relative digits as s/2 falls (1e-12
@@ -60,43 +82,56 @@ def normalised_value(m: Moneyness, s: FloatArray) -> tuple[FloatArray, FloatArra
 
     Args:
         m: moneyness of the rows.
-        s: total volatility vol·√T > 0, shape [n].
+        s: total volatility vol·√T > 0, shape [n] or [k, n].
+        small_t: `SmallT.of(m)` if the caller has it.
 
     Returns:
-        b [n] in units of √(FK), its slope db/ds [n], and -h/√2 = |x|/(s√2) [n].
+        b in units of √(FK), its slope db/ds, and ½h² = ½x²/s², each in the shape of s.
     """
     a = (SQRT_HALF * m.x_abs) / s
     c = (0.5 * SQRT_HALF) * s
-    tails = np.empty((2, s.shape[0]))  # erfc of -(h + t)/√2 and of -(h - t)/√2, with t = s/2.
-    np.subtract(a, c, out=tails[0])
-    np.add(a, c, out=tails[1])
+    tails = np.empty((2, *s.shape))  # erfc of -(h + t)/√2 and of -(h - t)/√2, with t = s/2.
+    upper, lower = tails
+    np.subtract(a, c, out=upper)
+    np.add(a, c, out=lower)
     erfc(tails, out=tails)
-    b = 0.5 * m.ratio * tails[0]
-    b -= m.half_inverse * tails[1]
-    slope = np.exp(-(a * a + c * c))
+    a *= a
+    c *= c
+    c += a
+    slope = np.exp(np.negative(c, out=c), out=c)
     slope *= INV_SQRT_2PI
     small = s < 2.0 * SMALL_T
-    if small.any():
-        np.copyto(b, _small_t_value(m, s, slope, tails[1]), where=small)
-    return b, slope, a
+    is_small = bool(small.any())
+    if is_small:
+        small_b = _small_t_value(m, s, slope, lower, small_t or SmallT.of(m))
+    upper *= m.half_ratio
+    lower *= m.half_inverse
+    upper -= lower
+    if is_small:
+        np.copyto(upper, small_b, where=small)
+    return upper, slope, a
 
 
 def _small_t_value(
-    m: Moneyness, s: FloatArray, slope: FloatArray, lower_tail: FloatArray
+    m: Moneyness, s: FloatArray, slope: FloatArray, lower_tail: FloatArray, terms: SmallT
 ) -> FloatArray:
     """Value rows of small t = s/2 as e^(-|x|/2)·[Φ(h+t) - Φ(h-t)] - 2·sinh(|x|/2)·Φ(h-t).
 
     The bracket is its Taylor series about h, slope·s·Σ cₖ(v)·wᵏ with v = (ht)² = x²/4 and w = t²;
     these terms reach the rounding limit for t < `SMALL_T` and |h| < 7.
     """
-    v = 0.25 * m.x_abs * m.x_abs
     w = 0.25 * s * s
-    series = w * (1 / 15 + v / 210 + w / 105)
-    series += 1 / 3 + v * (1 / 30 + v / 840)
+    series = w * (1 / 105)
+    series += terms.fifteenth
     series *= w
-    series += 1.0 + v * (1 / 6 + v * (1 / 120 + v * (1 / 5040 + v / 362880)))
-    value: FloatArray = m.ratio * slope * s * series - m.sinh_half * lower_tail
-    return value
+    series += terms.third
+    series *= w
+    series += terms.one
+    series *= s
+    series *= slope
+    series *= 2.0 * m.half_ratio
+    series -= m.sinh_half * lower_tail
+    return series
 
 
 def greeks_into(
@@ -116,17 +151,24 @@ def greeks_into(
             difference of two normal distributions, which has few digits in the wings.
     """
     flag, forward, strike, tte, df, spot = terms
-    h = np.copysign(m.x_abs, np.subtract(forward, strike)) / s
+    h = np.copysign(m.x_abs, np.subtract(forward, strike))
+    h /= s
     t = 0.5 * s
     # Signed discounted Φ(±d1), from the tail that keeps relative accuracy.
-    hedge = erfc((h + t) * (-SQRT_HALF * flag))
-    hedge *= (0.5 * df) * flag
-    density = np.exp(-0.5 * (h * h + t * t))
+    side = -SQRT_HALF * flag
+    half_df = (0.5 * df) * flag
+    hedge = h + t
+    hedge *= side
+    erfc(hedge, out=hedge)
+    hedge *= half_df
+    density = h * h
+    density += t * t
+    density *= -0.5
+    np.exp(density, out=density)
     density *= INV_SQRT_2PI * df * m.root
-    rate = -np.log(df) / tte
     decay = density * s
     decay *= -0.5 / tte
-    decay += rate * value
+    decay -= (np.log(df) / tte) * value
     if spot is None:
         unit = forward
         np.copyto(out[0], hedge)
@@ -136,8 +178,11 @@ def greeks_into(
         carry = np.log1p((forward - spot) / spot) / tte
         decay -= carry * (hedge * forward)
         np.multiply(hedge, forward / spot, out=out[0])
-        bond = erfc((h - t) * (-SQRT_HALF * flag))
-        bond *= (0.5 * df) * flag
+        bond = h
+        bond -= t
+        bond *= side
+        erfc(bond, out=bond)
+        bond *= half_df
         np.multiply(bond, 0.01 * tte * strike, out=out[4])
     np.divide(density, unit * unit * s, out=out[1])
     np.divide(decay, DAYS_PER_YEAR, out=out[2])

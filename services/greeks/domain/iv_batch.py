@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from services.greeks.domain.black import Moneyness, normalised_value
+from services.greeks.domain.black import SMALL_T, SmallT, normalised_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from services.greeks.domain.black import Moneyness
     from services.greeks.domain.terms import FloatArray
 
 POLYA: Final = 2.0 / pi - 0.5
@@ -33,30 +34,43 @@ def first_guess(m: Moneyness, beta: FloatArray) -> tuple[FloatArray, NDArray[np.
 
     Args:
         m: moneyness [n].
-        beta: normalised time value [n], 0 < beta < m.ratio.
+        beta: normalised time value, [n] or [k, n], 0 < beta < 2·m.half_ratio; NaN gives NaN.
 
     Returns:
-        The guess [n], and which rows [n] lie below the inflection point of b(x, ·).
+        The guess, and which rows lie below the inflection point of b(x, ·); shapes as beta.
     """
-    bend = np.expm1(-POLYA * m.x_abs)
-    decay = 1.0 + bend
-    sinh_bend = -0.5 * (bend + bend / decay)
-    cosh_bend = 0.5 * (decay + 1.0 / decay)
-    cosh_half = 0.5 * (m.ratio + 1.0 / m.ratio)
-    sinh_rest = m.sinh_half * cosh_bend - cosh_half * sinh_bend
-    cosh_rest = cosh_half * cosh_bend - m.sinh_half * sinh_bend
-    u = beta * (beta + 2.0 * m.sinh_half)
-    linear = 2.0 * (m.sinh_half * sinh_bend + u * cosh_rest)
-    constant = u * np.maximum(1.0 - u, ROUNDING)
-    discriminant = linear * linear + 4.0 * sinh_rest * sinh_rest * constant
-    gamma = (-0.5 * pi) * np.log(4.0 * constant / (linear + np.sqrt(discriminant)))
-    outer = np.sqrt(gamma + m.x_abs)
-    inner = np.sqrt(np.maximum(gamma - m.x_abs, 0.0))
-    polya_ratio = m.ratio * decay
-    inflection = 0.5 * np.sqrt(1.0 - polya_ratio * polya_ratio) / m.ratio - m.sinh_half
+    x, sinh_half = m.x_abs, m.sinh_half
+    # Of the moneyness alone: computed once however many prices an option has.
+    polya = sinh_half * np.sinh(POLYA * x)
+    rest = np.sinh((0.5 - POLYA) * x)
+    rest *= rest
+    cosh_rest = np.sqrt(1.0 + rest)
+    inflection = np.sqrt(-np.expm1((-4.0 / pi) * x))
+    inflection *= m.half_inverse
+    inflection -= sinh_half
+    # Of the price.
+    u = beta + 2.0 * sinh_half
+    u *= beta
+    linear = u * cosh_rest
+    linear += polya
+    constant = 1.0 - u
+    np.maximum(constant, ROUNDING, out=constant)
+    constant *= u
+    root = linear * linear
+    root += rest * constant
+    np.sqrt(root, out=root)
+    root += linear
+    constant *= 2.0
+    constant /= root
+    gamma = np.log(constant, out=constant)
+    gamma *= -0.5 * pi
+    total = np.sqrt(gamma + x)
+    gamma -= x
+    np.maximum(gamma, 0.0, out=gamma)
+    total += np.sqrt(gamma, out=gamma)
     below = beta < inflection
-    total = outer + inner
-    return np.where(below, 2.0 * m.x_abs / total, total), below
+    np.divide(2.0 * x, total, out=total, where=below)
+    return total, below
 
 
 def total_volatility(m: Moneyness, beta: FloatArray) -> FloatArray:
@@ -65,52 +79,80 @@ def total_volatility(m: Moneyness, beta: FloatArray) -> FloatArray:
     Objectives by region: 1/ln b below the inflection point, b above it, and ln(b_max - b) where
     beta exceeds half of its maximum. All rows take all formulas and keep their own.
 
+    A step needs H and Q, the second and third derivative of the objective over its first. For b
+    they are G = h²/s - s/4 and G² - 3G/s - 1. With w = b'/b for 1/ln b, and -b'/(b_max - b) for
+    ln(b_max - b), they become H = G - c, where c = w·(1 + 2/ln b) or w, and, for all objectives
+    alike (c = w = 0 for b itself), Q = (3H² + w² - G·(G + 6/s))/2 - 1.
+
     Args:
         m: moneyness [n].
-        beta: normalised time value [n], 1e-9·m.ratio ≲ beta < m.ratio.
+        beta: normalised time value, [n] or [k, n], 1e-9 ≲ beta/(2·m.half_ratio) < 1; NaN gives NaN.
 
     Returns:
-        s [n], to the rounding limit of beta.
+        s in the shape of beta, to the rounding limit of beta.
     """
     s, below = first_guess(m, beta)
-    above = (beta > 0.5 * m.ratio) & ~below
+    above = (beta > m.half_ratio) > below
     any_above = bool(above.any())  # No row of an index chain is; stocks years out may be.
-    log_beta = np.log(beta)
-    room = m.ratio - beta
+    share_below = below.astype(np.float64)
+    inverse_log_beta = np.reciprocal(np.log(beta))
+    # A guess is at most 10 % off, so a row that needs the series is seen here, or makes its own.
+    small_t = SmallT.of(m) if (s < 2.5 * SMALL_T).any() else None
     for _ in range(2):
-        b, slope, a = normalised_value(m, s)
-        # Second and third derivative of b over the first: halley = h²/s - s/4.
-        square = 2.0 * a * a
-        halley = square / s
+        b, slope, half_square = normalised_value(m, s, small_t)
+        halley = half_square
+        halley *= 2.0
+        halley /= s
         halley -= 0.25 * s
-        third = halley * halley
-        third -= 3.0 * square / (s * s)
-        third -= 0.25
-        # Those of 1/ln b, for the rows below.
+        weight = slope / b
         log_b = np.log(b)
-        inverse = 1.0 / log_b
-        slope_log = slope / b
-        newton = log_b * (1.0 - log_b / log_beta)
-        newton /= slope_log
-        newton = np.where(below, newton, (beta - b) / slope)
-        weight = below * slope_log
-        bent = weight * (1.0 + 2.0 * inverse)
-        third += 2.0 * weight * weight * (1.0 + 3.0 * inverse * (1.0 + inverse))
-        third -= 3.0 * halley * bent
+        newton = np.multiply(log_b, inverse_log_beta)
+        np.subtract(1.0, newton, out=newton)
+        newton *= log_b
+        newton /= weight
+        np.subtract(beta, b, out=b)
+        b /= slope
+        newton = np.where(below, newton, b)
+        weight *= share_below
+        bent = weight / log_b
+        bent += bent
+        bent += weight
         if any_above:
-            room_b = m.ratio - b
-            gain = slope / room_b
-            np.copyto(newton, np.log(room_b / room) / gain, where=above)
-            np.copyto(third, third + gain * (2.0 * gain + 3.0 * halley), where=above)
-            np.copyto(bent, -gain, where=above)
-        halley -= bent
-        third *= newton
-        third *= 1.0 / 6.0
-        third += halley
-        halley *= 0.5 * newton
-        halley += 1.0
-        step = newton * halley
-        step /= 1.0 + newton * third
+            room = 2.0 * m.half_ratio - beta
+            room_b = room + b * slope
+            np.divide(slope, room_b, out=weight, where=above)
+            np.copyto(newton, np.log(room_b / room) / weight, where=above)
+            np.negative(weight, out=weight, where=above)
+            np.copyto(bent, weight, where=above)
+        step = _householder(newton, halley, bent, weight, s)
         # Never more than halve: a wild step must not leave the positive axis.
         s += np.maximum(step, -0.5 * s)
     return s
+
+
+def _householder(
+    newton: FloatArray, halley: FloatArray, bent: FloatArray, weight: FloatArray, s: FloatArray
+) -> FloatArray:
+    """Return the steps from the Newton steps, G, c and w (`total_volatility`); consumes them."""
+    third = 6.0 / s
+    third += halley
+    third *= halley
+    halley -= bent
+    weight *= weight
+    np.multiply(halley, halley, out=bent)
+    bent *= 3.0
+    bent += weight
+    np.subtract(bent, third, out=third)
+    third -= 2.0
+    # The step is newton·(1 + ½·H·newton) / (1 + newton·(H + Q·newton/6)).
+    third *= newton
+    third *= 1.0 / 12.0
+    third += halley
+    third *= newton
+    third += 1.0
+    halley *= newton
+    halley *= 0.5
+    halley += 1.0
+    halley *= newton
+    halley /= third
+    return halley

@@ -6,7 +6,7 @@ the fixed cost of numpy's calls exceeds the work. Formulas and sources are docum
 
 from __future__ import annotations
 
-from math import erfc, exp, expm1, log, log1p, nan, pi, sqrt
+from math import erfc, exp, expm1, log, log1p, nan, pi, sinh, sqrt
 from typing import Final
 
 from services.greeks.domain.black import DAYS_PER_YEAR, INV_SQRT_2PI, SMALL_T, SQRT_HALF
@@ -21,6 +21,31 @@ _VALUELESS: Final[dict[Status, Row]] = {
 }
 _OK: Final = int(Status.OK)
 _LOW_VEGA: Final = int(Status.LOW_VEGA)
+
+
+def volatility_row(
+    price: float, flag: float, forward: float, strike: float, tte: float, df: float
+) -> tuple[float, int]:
+    """Solve the volatility of one option alone: what `pricing.implied_volatility` does for each.
+
+    Args:
+        price: option price in rupees; the others as for `compute_row`.
+        flag: 1 for a call, -1 for a put.
+        forward: forward in rupees.
+        strike: strike in rupees.
+        tte: years to expiry.
+        df: discount factor to expiry.
+
+    Returns:
+        The volatility per year, NaN without one, and the status.
+    """
+    time_value = _time_value(flag, price, forward, strike, df)
+    status = classify_row(flag, price, time_value, forward, strike, tte, df, None)
+    if status is not Status.OK:
+        return nan, int(status)
+    x_abs, half_ratio, sinh_half, root = _moneyness(forward, strike)
+    s = _total_volatility(time_value / root, x_abs, half_ratio, sinh_half)
+    return s / sqrt(tte), _OK
 
 
 def compute_row(
@@ -48,18 +73,12 @@ def compute_row(
     Returns:
         Status and the six values in the units of `pricing.compute`, NaN without a value.
     """
-    intrinsic = flag * (forward - strike)
-    # df = 0 has no quotient in Python; the row is bad input whatever the time value.
-    time_value = (price / df if df else nan) - max(intrinsic, 0.0)
+    time_value = _time_value(flag, price, forward, strike, df)
     status = classify_row(flag, price, time_value, forward, strike, tte, df, spot)
     if status is not Status.OK:
         return _VALUELESS[status]
-    low, high = (forward, strike) if forward < strike else (strike, forward)
-    x_abs = log1p((high - low) / low)
-    ratio = sqrt(low / high)
-    root = sqrt(low * high)
-    sinh_half = 0.5 * (high - low) / root
-    s = _total_volatility(time_value / root, x_abs, ratio, sinh_half)
+    x_abs, half_ratio, sinh_half, root = _moneyness(forward, strike)
+    s = _total_volatility(time_value / root, x_abs, half_ratio, sinh_half)
 
     h = (-x_abs if forward < strike else x_abs) / s
     t = 0.5 * s
@@ -83,75 +102,78 @@ def compute_row(
     return code, s / root_tte, delta, gamma, theta, vega, rho
 
 
-def _first_guess(beta: float, x_abs: float, ratio: float, sinh_half: float) -> tuple[float, bool]:
+def _time_value(flag: float, price: float, forward: float, strike: float, df: float) -> float:
+    """Return the undiscounted price less the undiscounted intrinsic value, in rupees."""
+    # df = 0 has no quotient in Python; the row is bad input whatever the time value.
+    return (price / df if df else nan) - max(flag * (forward - strike), 0.0)
+
+
+def _moneyness(forward: float, strike: float) -> tuple[float, float, float, float]:
+    """Return |ln(F/K)|, ½·e^(-|x|/2), sinh(|x|/2) and √(FK) (`black.moneyness`)."""
+    low, high = (forward, strike) if forward < strike else (strike, forward)
+    root = sqrt(low * high)
+    return log1p((high - low) / low), 0.5 * sqrt(low / high), 0.5 * (high - low) / root, root
+
+
+def _first_guess(
+    beta: float, x_abs: float, half_ratio: float, sinh_half: float
+) -> tuple[float, bool]:
     """Guess the total volatility (`iv_batch.first_guess`)."""
-    bend = expm1(-POLYA * x_abs)
-    decay = 1.0 + bend
-    sinh_bend = -0.5 * (bend + bend / decay)
-    cosh_bend = 0.5 * (decay + 1.0 / decay)
-    cosh_half = 0.5 * (ratio + 1.0 / ratio)
-    sinh_rest = sinh_half * cosh_bend - cosh_half * sinh_bend
-    cosh_rest = cosh_half * cosh_bend - sinh_half * sinh_bend
+    rest = sinh((0.5 - POLYA) * x_abs)
+    rest *= rest
     u = beta * (beta + 2.0 * sinh_half)
-    linear = 2.0 * (sinh_half * sinh_bend + u * cosh_rest)
+    linear = sinh_half * sinh(POLYA * x_abs) + u * sqrt(1.0 + rest)
     constant = u * max(1.0 - u, ROUNDING)
-    discriminant = linear * linear + 4.0 * sinh_rest * sinh_rest * constant
-    gamma = (-0.5 * pi) * log(4.0 * constant / (linear + sqrt(discriminant)))
+    gamma = (-0.5 * pi) * log(2.0 * constant / (linear + sqrt(linear * linear + rest * constant)))
     total = sqrt(gamma + x_abs) + sqrt(max(gamma - x_abs, 0.0))
-    polya_ratio = ratio * decay
-    inflection = 0.5 * sqrt(1.0 - polya_ratio * polya_ratio) / ratio - sinh_half
-    if beta < inflection:
+    if beta < sqrt(-expm1((-4.0 / pi) * x_abs)) * (0.25 / half_ratio) - sinh_half:
         return 2.0 * x_abs / total, True
     return total, False
 
 
 def _normalised_value(
-    s: float, x_abs: float, ratio: float, sinh_half: float
+    s: float, x_abs: float, half_ratio: float, sinh_half: float
 ) -> tuple[float, float, float]:
     """Value the out-of-the-money option (`black.normalised_value`)."""
-    h = -x_abs / s
-    t = 0.5 * s
-    slope = INV_SQRT_2PI * exp(-0.5 * (h * h + t * t))
-    lower_tail = erfc((h - t) * -SQRT_HALF)
-    if t >= SMALL_T:
-        return 0.5 * (ratio * erfc((h + t) * -SQRT_HALF) - lower_tail / ratio), slope, h
+    a = SQRT_HALF * x_abs / s
+    c = 0.5 * SQRT_HALF * s
+    square = a * a
+    slope = INV_SQRT_2PI * exp(-(square + c * c))
+    lower = erfc(a + c)
+    if s >= 2.0 * SMALL_T:
+        return half_ratio * erfc(a - c) - 0.25 / half_ratio * lower, slope, square
     v = 0.25 * x_abs * x_abs
     w = 0.25 * s * s
     series = w * (1 / 15 + v / 210 + w / 105)
     series += 1 / 3 + v * (1 / 30 + v / 840)
     series *= w
     series += 1.0 + v * (1 / 6 + v * (1 / 120 + v * (1 / 5040 + v / 362880)))
-    return ratio * slope * s * series - sinh_half * lower_tail, slope, h
+    return 2.0 * half_ratio * slope * s * series - sinh_half * lower, slope, square
 
 
-def _total_volatility(beta: float, x_abs: float, ratio: float, sinh_half: float) -> float:
+def _total_volatility(beta: float, x_abs: float, half_ratio: float, sinh_half: float) -> float:
     """Solve b(x, s) = beta (`iv_batch.total_volatility`)."""
-    s, below = _first_guess(beta, x_abs, ratio, sinh_half)
-    above = not below and beta > 0.5 * ratio
+    s, below = _first_guess(beta, x_abs, half_ratio, sinh_half)
+    above = not below and beta > half_ratio
     for _ in range(2):
-        b, slope, h = _normalised_value(s, x_abs, ratio, sinh_half)
-        curl = h / s
-        halley = h * curl - 0.25 * s
-        third = halley * halley - 3.0 * curl * curl - 0.25
+        b, slope, half_square = _normalised_value(s, x_abs, half_ratio, sinh_half)
+        halley = 2.0 * half_square / s - 0.25 * s
+        third = halley * (halley + 6.0 / s) + 2.0
         if below:
             log_b = log(b)
-            log_beta = log(beta)
-            inverse = 1.0 / log_b
             weight = slope / b
-            newton = (log_beta - log_b) * log_b / (log_beta * weight)
-            bent = weight * (1.0 + 2.0 * inverse)
-            third += 2.0 * weight * weight * (1.0 + 3.0 * inverse * (1.0 + inverse))
-            third -= 3.0 * halley * bent
-            halley -= bent
+            newton = log_b * (1.0 - log_b / log(beta)) / weight
+            halley -= weight * (1.0 + 2.0 / log_b)
         elif above:
-            room_b = ratio - b
-            gain = slope / room_b
-            newton = log(room_b / (ratio - beta)) / gain
-            third += gain * (2.0 * gain + 3.0 * halley)
-            halley += gain
+            room_b = 2.0 * half_ratio - b
+            weight = slope / room_b
+            newton = log(room_b / (2.0 * half_ratio - beta)) / weight
+            halley += weight
         else:
+            weight = 0.0
             newton = (beta - b) / slope
+        third = 3.0 * halley * halley + weight * weight - third
         step = newton * (1.0 + 0.5 * halley * newton)
-        step /= 1.0 + newton * (halley + third * newton / 6.0)
+        step /= 1.0 + newton * (halley + third * newton / 12.0)
         s += max(step, -0.5 * s)
     return s

@@ -85,12 +85,12 @@ def classify(terms: Terms, price: FloatArray, time_value: FloatArray) -> NDArray
 
     Args:
         terms: the n options.
-        price: option prices in rupees [n].
-        time_value: undiscounted price less undiscounted intrinsic value, in rupees [n].
+        price: option prices in rupees, [n] or [k, n].
+        time_value: undiscounted price less undiscounted intrinsic value, in rupees, as `price`.
 
     Returns:
-        uint8[n] of `Status` codes. Of several reasons the most fundamental is named: bad input,
-        then expired, expiring, no price, below intrinsic, above maximum.
+        uint8 `Status` codes in the shape of `price`. Of several reasons the most fundamental is
+        named: bad input, then expired, expiring, no price, below intrinsic, above maximum.
     """
     flag, forward, strike, tte, df, spot = terms
     least = np.minimum(forward, strike)
