@@ -30,7 +30,7 @@ NOBODY: Final = 0
 _FIRST_CAPACITY: Final = 256
 _NS_PER_SECOND: Final = 1_000_000_000
 # Where an option's underlying is traded; other derivatives have their spot nowhere we stream.
-_SPOT_EXCHANGE: Final = {"NFO": "NSE", "BFO": "BSE", "CDS": "NSE", "MCX": "MCX"}
+SPOT_EXCHANGE: Final = {"NFO": "NSE", "BFO": "BSE", "CDS": "NSE", "MCX": "MCX"}
 
 
 class Expiry(msgspec.Struct, kw_only=True):
@@ -369,7 +369,7 @@ class InstrumentTable:
 
     def _spot(self, expiry: Expiry) -> int:
         spots = self._spot_of.get(expiry.underlying, {})
-        home = _SPOT_EXCHANGE.get(expiry.exchange, "")
+        home = SPOT_EXCHANGE.get(expiry.exchange, "")
         # A share listed on both exchanges: the price of the exchange that settles the contract.
         return next((spots[e] for e in chain((home,), sorted(spots)) if e in spots), NOBODY)
 
