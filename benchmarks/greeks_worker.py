@@ -203,7 +203,7 @@ def stages(frames: Sequence[bytes], chosen: Sequence[FakeMarket]) -> dict[str, f
 
     state = Shard(
         epoch=1,
-        expiry_instant=CALENDAR.expiry_instant,
+        calendar=CALENDAR,
         policy=Policy(),
         engine=timed("  of which solver", pricing.compute),
         now_ns=time.time_ns,

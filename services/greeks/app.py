@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import get_args
 
 from libs.common import logs
 from libs.common.bus.connection import Bus
@@ -10,16 +11,24 @@ from libs.common.bus.kv import Bucket, Mirror
 from libs.common.bus.lease import Lease, LeaseHolder
 from libs.common.bus.provision import ensure
 from libs.common.contracts import codec, streams, subjects
-from libs.common.contracts.messages import GreeksStatus, InstrumentSet
+from libs.common.contracts.messages import (
+    Convention,
+    GreeksStatus,
+    InstrumentSet,
+    PricingModel,
+    YearClock,
+)
 from libs.common.domain.market_calendar import CALENDAR
 from libs.common.errors import RetryableError
 from libs.common.health import Health
 from libs.common.lifecycle import Lifecycle, sleep_unless
 from services.greeks import metrics, vollib_engine
+from services.greeks.convention_file import read_conventions
 from services.greeks.domain import pricing
 from services.greeks.domain.chain_pricer import Engine
 from services.greeks.domain.policy import Policy
 from services.greeks.domain.shard import Shard
+from services.greeks.domain.terms import Model
 from services.greeks.settings import GreeksSettings
 from services.greeks.shard_worker import ShardWorker
 
@@ -30,11 +39,11 @@ log = logs.get_logger(__name__)
 
 async def serve(settings: GreeksSettings, life: Lifecycle) -> None:
     """Work the leased shards until the process stops."""
-    engine = engine_of(settings)
+    engine, policy = engine_of(settings), policy_of(settings)
     health = Health(life)
     async with health.served(settings), Bus.open(settings, name=settings.worker_id) as bus:
         await ensure(bus, streams.STREAMS, streams.BUCKETS)
-        workers = WorkerSet(bus, settings, life, engine)
+        workers = WorkerSet(bus, settings, life, policy, engine)
         leases = LeaseHolder(
             bus,
             streams.LEASES_SHARDS.name,
@@ -57,20 +66,31 @@ async def serve(settings: GreeksSettings, life: Lifecycle) -> None:
 def engine_of(settings: GreeksSettings) -> Engine:
     """The engine that the settings name, loaded."""
     if settings.greeks_engine == "vollib":
-        vollib_engine.load(settings.greeks_model)
+        for model in get_args(Model):
+            vollib_engine.load(model)
         return vollib_engine.compute
     return pricing.compute
 
 
 def policy_of(settings: GreeksSettings) -> Policy:
-    """What pure code needs of the settings."""
-    return Policy(
-        model=settings.greeks_model,
+    """What pure code needs of the settings.
+
+    Raises:
+        SettingsError: The file of conventions cannot be used.
+    """
+    convention = Convention(
+        model=PricingModel(settings.greeks_model),
         rate=settings.greeks_rate,
+        dividend_yield=settings.greeks_dividend_yield,
+        clock=YearClock(settings.greeks_clock),
         future_max_age_seconds=settings.future_max_age_seconds,
         quote_max_age_seconds=settings.quote_max_age_seconds,
         spot_max_age_seconds=settings.spot_max_age_seconds,
         smile_max_age_seconds=settings.smile_max_age_seconds,
+    )
+    return Policy(
+        convention=convention,
+        conventions=read_conventions(settings.greeks_conventions_file, convention),
         bar_grace_seconds=settings.bar_grace_seconds,
         bar_late_seconds=settings.bar_late_seconds,
     )
@@ -83,16 +103,25 @@ class WorkerSet:
         bus: The connection.
         settings: Settings of the process.
         life: Owns the workers' tasks.
+        policy: Conventions.
         engine: What solves volatilities.
 
     Attributes:
         instruments: Mirror of the bucket of instrument sets.
     """
 
-    def __init__(self, bus: Bus, settings: GreeksSettings, life: Lifecycle, engine: Engine) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        settings: GreeksSettings,
+        life: Lifecycle,
+        policy: Policy,
+        engine: Engine,
+    ) -> None:
         self._bus = bus
         self._settings = settings
         self._life = life
+        self._policy = policy
         self._engine = engine
         self._status = Bucket(bus, streams.STATUS.name)
         self._workers: dict[int, ShardWorker] = {}
@@ -115,8 +144,8 @@ class WorkerSet:
         shard = int(lease.resource)
         state = Shard(
             epoch=lease.epoch,
-            expiry_instant=CALENDAR.expiry_instant,
-            policy=policy_of(self._settings),
+            calendar=CALENDAR,
+            policy=self._policy,
             engine=self._engine,
             now_ns=time.time_ns,
         )

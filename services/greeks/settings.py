@@ -13,6 +13,10 @@ class GreeksSettings(NatsSettings):
     Attributes:
         greeks_model: `black76` (on the forward) or `bsm` (on the spot).
         greeks_rate: Continuously compounded rate per year; 0.065 = 6.5 %.
+        greeks_dividend_yield: Continuous, per year; between spot and forward.
+        greeks_clock: `act365` (seconds over 365 days) or `trading252` (session time over 252).
+        greeks_conventions_file: TOML with conventions of single underlyings, see
+            `services.greeks.convention_file`; empty for none.
         greeks_engine: `numpy`, or `vollib` to check against (about 70 times slower).
         future_max_age_seconds: A listed future older than this makes no forward.
         quote_max_age_seconds: An order book older than this makes no parity forward.
@@ -20,6 +24,12 @@ class GreeksSettings(NatsSettings):
         smile_max_age_seconds: An out-of-the-money volatility older than this is not used.
         last_interval_seconds: Last values are written at most so often per instrument.
         forward_interval_seconds: Forwards are published at most so often per expiry.
+        reprice_interval_seconds: An option whose forward moved is priced anew at most so often
+            without a packet of its own; 0 prices it with its next packet only.
+        reprice_ticks_per_second: At most so many such ticks per shard; options wait their turn.
+        chain_interval_seconds: Chains and volatility curves are published so often per expiry;
+            0 for never.
+        chain_strikes: Strikes on each side of the money that a chain shows.
         checkpoint_interval_seconds: How often a shard's position is saved; what lies between is
             repeated after a take-over.
         conflate_after_seconds: A batch whose oldest frame is older than this is behind: only the
@@ -35,6 +45,9 @@ class GreeksSettings(NatsSettings):
 
     greeks_model: Literal["black76", "bsm"] = "black76"
     greeks_rate: float = Field(default=0.0, ge=-0.5, le=1.0)
+    greeks_dividend_yield: float = Field(default=0.0, ge=-0.5, le=1.0)
+    greeks_clock: Literal["act365", "trading252"] = "act365"
+    greeks_conventions_file: str = ""
     greeks_engine: Literal["numpy", "vollib"] = "numpy"
     future_max_age_seconds: float = Field(default=10.0, gt=0)
     quote_max_age_seconds: float = Field(default=15.0, gt=0)
@@ -42,6 +55,10 @@ class GreeksSettings(NatsSettings):
     smile_max_age_seconds: float = Field(default=60.0, gt=0)
     last_interval_seconds: float = Field(default=1.0, ge=0.05, le=60)
     forward_interval_seconds: float = Field(default=0.25, ge=0.05, le=60)
+    reprice_interval_seconds: float = Field(default=0.5, ge=0.0, le=60)
+    reprice_ticks_per_second: int = Field(default=20_000, ge=1, le=1_000_000)
+    chain_interval_seconds: float = Field(default=0.5, ge=0.0, le=60)
+    chain_strikes: int = Field(default=15, ge=1, le=200)
     checkpoint_interval_seconds: float = Field(default=1.0, ge=0.05, le=60)
     conflate_after_seconds: float = Field(default=0.5, ge=0.0)
     rebuild_seconds: float = Field(default=30.0, ge=0, le=600)

@@ -23,6 +23,8 @@ _NEW_YORK: Final = ZoneInfo("America/New_York")
 _ONE_DAY: Final = timedelta(days=1)
 _SEARCH_DAYS: Final = 366
 _SATURDAY: Final = 5
+_SETTLES_ON: Final = {"NFO": "NSE", "BFO": "BSE"}
+_LAST_HALF_HOUR: Final = timedelta(minutes=30)
 
 
 class Phase(StrEnum):
@@ -258,6 +260,26 @@ class MarketCalendar:
             return _moment(expiry, early)
         session = self.session(exchange, expiry)
         return session.close if session else _moment(expiry, _close(hours, expiry))
+
+    def settlement_start(self, exchange: str, expiry: date) -> datetime | None:
+        """When the price at which a contract settles begins to be made, on its last day.
+
+        Equity derivatives settle on the closing price of the cash segment: that of the closing
+        auction since 2026-08-03 (15:15), the average of the last half-hour before. From then on
+        the index may stand still, and an option is worth less and less of its own movement.
+
+        Returns:
+            An aware moment, or None for derivatives of currencies and commodities.
+
+        Raises:
+            CalendarError: Unknown exchange.
+        """
+        self._rows(exchange)
+        cash = _SETTLES_ON.get(exchange)
+        session = None if cash is None else self.session(cash, expiry)
+        if session is None:
+            return None
+        return session.closing_auction or session.close - _LAST_HALF_HOUR
 
     def _seek(self, exchange: str, day: date, step: timedelta) -> date:
         candidate = day

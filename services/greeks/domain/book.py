@@ -19,19 +19,40 @@ class Book:
         last_price: float64, rupees.
         bid: float64, rupees.
         ask: float64, rupees.
-        oi: int64, -1 if unknown.
+        close: float64, the previous session's, rupees.
+        bid_qty: int64, -1 if unknown; ask_qty, volume and oi likewise.
+        ask_qty: int64.
+        volume: int64.
+        oi: int64.
         seen_s: float64, market time (epoch seconds) of the newest packet; -inf before the first.
         iv: float64, newest volatility from the last price; NaN if it had none.
         iv_seen_s: float64, market time of `iv`.
         seq: int64, ticks made of this slot in this lease term.
     """
 
-    __slots__ = ("ask", "bid", "iv", "iv_seen_s", "last_price", "oi", "seen_s", "seq")
+    __slots__ = (
+        "ask",
+        "ask_qty",
+        "bid",
+        "bid_qty",
+        "close",
+        "iv",
+        "iv_seen_s",
+        "last_price",
+        "oi",
+        "seen_s",
+        "seq",
+        "volume",
+    )
 
     def __init__(self, capacity: int) -> None:
         self.last_price: Floats = np.full(capacity, np.nan)
         self.bid: Floats = np.full(capacity, np.nan)
         self.ask: Floats = np.full(capacity, np.nan)
+        self.close: Floats = np.full(capacity, np.nan)
+        self.bid_qty: Ints = np.full(capacity, ABSENT)
+        self.ask_qty: Ints = np.full(capacity, ABSENT)
+        self.volume: Ints = np.full(capacity, ABSENT)
         self.oi: Ints = np.full(capacity, ABSENT)
         self.seen_s: Floats = np.full(capacity, -np.inf)
         self.iv: Floats = np.full(capacity, np.nan)
@@ -49,9 +70,10 @@ class Book:
 
     def forget(self, slots: Ints | slice = slice(None)) -> None:
         """Forget all prices of these slots; sequence numbers go on."""
-        for name in ("last_price", "bid", "ask", "iv"):
+        for name in ("last_price", "bid", "ask", "close", "iv"):
             getattr(self, name)[slots] = np.nan
-        self.oi[slots] = ABSENT
+        for name in ("bid_qty", "ask_qty", "volume", "oi"):
+            getattr(self, name)[slots] = ABSENT
         self.seen_s[slots] = -np.inf
         self.iv_seen_s[slots] = -np.inf
 
@@ -69,15 +91,19 @@ class Book:
         self.last_price[slots] = known(packets.last_price)
         self.bid[slots] = known(packets.bid)
         self.ask[slots] = known(packets.ask)
+        self.close[slots] = packets.close
+        self.bid_qty[slots] = packets.bid_qty
+        self.ask_qty[slots] = packets.ask_qty
+        self.volume[slots] = packets.volume
         self.oi[slots] = packets.oi
         self.seen_s[slots] = seen_s
 
-    def mid(self, slots: Ints, oldest_s: float) -> Floats:
+    def mid(self, slots: Ints, oldest_s: Floats | float) -> Floats:
         """Middle of bid and ask; NaN where a side is missing, crossed, or seen before `oldest_s`.
 
         Args:
             slots: Any shape.
-            oldest_s: Market time.
+            oldest_s: Market time, one or of a shape that goes with `slots`.
         """
         bid, ask = self.bid[slots], self.ask[slots]
         usable = (ask >= bid) & (self.seen_s[slots] >= oldest_s)

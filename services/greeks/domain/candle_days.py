@@ -62,9 +62,7 @@ def fetch_for(
     end = midnight_of(last + 1) - 1
     if last >= closed_before:
         end = min(span.end, end)
-    keep = tuple(
-        day for day in range(first, last + 1) if day < closed_before and day not in known
-    )
+    keep = tuple(day for day in range(first, last + 1) if day < closed_before and day not in known)
     return Fetch(Span(start, end), keep)
 
 

@@ -1,7 +1,6 @@
 """Prices the candles of an option: a forward for each at its end, then all in one call."""
 
-from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -57,7 +56,7 @@ class Calendar(Protocol):
     def session(self, exchange: str, day: date) -> Session | None:
         """The session of a day, or None."""
 
-    def expiry_instant(self, exchange: str, expiry: date) -> object:
+    def expiry_instant(self, exchange: str, expiry: date) -> datetime:
         """The moment at which a contract dies."""
 
 
@@ -207,24 +206,22 @@ def ends_of(
     return ends
 
 
-def may_run(start: Ints, interval: CandleInterval, closed_before: int) -> bool:
-    """Whether the last candle may still be running.
+def may_run(start: Ints, closed_before: int) -> bool:
+    """Whether the last of some candles may still be running; none outlives its day.
 
     Args:
         start: When they begin, epoch seconds, ascending [n].
-        interval: Their length; none is longer than the day it begins on.
         closed_before: Days before this one are over, by number.
     """
-    del interval
     return bool(start.size) and int(day_numbers(start[-1:])[0]) >= closed_before
 
 
-def death_of(option: Instrument, expiry_instant: Callable[[str, date], object]) -> float:
+def death_of(option: Instrument, calendar: Calendar) -> float:
     """When an option dies, epoch seconds; NaN where the calendar cannot tell."""
     if option.expiry is None:
         return np.nan
     try:
-        return float(expiry_instant(option.exchange, option.expiry).timestamp())
+        return calendar.expiry_instant(option.exchange, option.expiry).timestamp()
     except CalendarError:
         return np.nan
 
@@ -234,11 +231,11 @@ def _close_of(calendar: Calendar, exchange: str, number: int) -> float:
     day = day_of(number)
     try:
         session = calendar.session(exchange, day)
-        if session is not None:
-            return session.close.timestamp()
+        # There are candles, so there was a session, if only an unannounced one: the usual close.
+        close = calendar.expiry_instant(exchange, day) if session is None else session.close
     except CalendarError:
-        pass
-    return np.nan
+        return np.nan
+    return close.timestamp()
 
 
 def _closes_at(start: Ints, leg: Columns) -> Floats:

@@ -1,4 +1,4 @@
-"""One forward per expiry: the listed future, else put-call parity next to the money, else spot."""
+"""One forward per expiry: listed future, put-call parity next to the money, or spot."""
 
 from typing import Final, NamedTuple
 
@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from libs.common.contracts.messages import ForwardSource
 from services.greeks.domain.book import Book
+from services.greeks.domain.expiry_terms import ExpiryTerms
 from services.greeks.domain.instrument_table import InstrumentTable
 from services.greeks.domain.policy import Policy
 
@@ -22,9 +23,6 @@ SOURCES: Final[tuple[str | None, ...]] = (
 )
 """Wire names by source code; 0 stands for no forward yet."""
 NONE, FUTURE, SYNTHETIC, SPOT = range(4)
-
-SECONDS_PER_YEAR: Final = 365 * 86_400
-"""ACT/365, by seconds."""
 
 
 class Parity(NamedTuple):
@@ -126,25 +124,36 @@ class Forwards:
         self.touched[:] = False
 
     def update(
-        self, which: Ints, table: InstrumentTable, book: Book, market_s: float, policy: Policy
+        self,
+        which: Ints,
+        table: InstrumentTable,
+        book: Book,
+        market_s: float,
+        terms: ExpiryTerms,
+        policy: Policy,
     ) -> None:
         """Choose the forward of some expiries anew.
+
+        Black-76 believes the future first, then parity, then the spot. BSM is about the spot, and
+        asks the others only when it is old or its shares are in their closing auction.
 
         Args:
             which: Expiry ids [m], each once.
             table: The instruments.
             book: Their newest prices.
             market_s: Market time, epoch seconds.
-            policy: How old a price may be, and the rate.
+            terms: Rates, and how old a price may be.
+            policy: How many strikes make a parity forward.
         """
         if not which.size:
             return
-        tte = np.maximum(table.instant_s[which] - market_s, 0.0) / SECONDS_PER_YEAR
-        growth = np.exp(policy.rate * tte)
+        tte = np.maximum(terms.years(which, market_s), 0.0)
+        growth = np.exp(terms.rate[which] * tte)
         future, spot = table.future[which], table.spot[which]
-        by_future, by_spot = book.last_price[future], book.last_price[spot] * growth
-        future_fresh = book.seen_s[future] >= market_s - policy.future_max_age_seconds
-        spot_fresh = book.seen_s[spot] >= market_s - policy.spot_max_age_seconds
+        by_future = book.last_price[future]
+        by_spot = book.last_price[spot] * np.exp(terms.carry[which] * tte)
+        future_fresh = book.seen_s[future] >= market_s - terms.future_age_s[which]
+        spot_fresh = book.seen_s[spot] >= market_s - terms.spot_age_s[which]
 
         # Worst first, each better source overwrites: an old one is used, and called stale.
         forward, source = self.forward[which], self.source[which]
@@ -154,15 +163,19 @@ class Forwards:
         for prices, code in ((by_spot, SPOT), (by_future, FUTURE)):
             usable = unknown & np.isfinite(prices)
             forward[usable], source[usable] = prices[usable], code
-        chosen = spot_fresh & np.isfinite(by_spot)
-        forward[chosen], source[chosen], stale[chosen] = by_spot[chosen], SPOT, False
-        chosen = future_fresh & np.isfinite(by_future)
+        by_spot_now = spot_fresh & np.isfinite(by_spot)
+        forward[by_spot_now], source[by_spot_now] = by_spot[by_spot_now], SPOT
+        stale[by_spot_now] = False
+        settled = by_spot_now & terms.is_bsm[which]
+        if settled.any():
+            settled &= ~terms.spot_may_stand(which, market_s)
+        chosen = future_fresh & np.isfinite(by_future) & ~settled
         forward[chosen], source[chosen], stale[chosen] = by_future[chosen], FUTURE, False
 
-        rest = np.flatnonzero(~chosen)
+        rest = np.flatnonzero(~(chosen | settled))
         if rest.size:
             ids = which[rest]
-            oldest_s = market_s - policy.quote_max_age_seconds
+            oldest_s = (market_s - terms.quote_age_s[ids])[:, None]
             near = self.forward[ids]
             near = np.where(np.isfinite(near), near, by_future[rest])
             near = np.where(np.isfinite(near), near, by_spot[rest])

@@ -5,7 +5,7 @@ value of `forward` is `24503.85,"forward_source":"future","tte":0.0031`. That sa
 and a formatted number per field and tick.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -22,7 +22,9 @@ Objects = npt.NDArray[np.object_]
 _FIELDS: Final = Tick.__struct_fields__
 HEAD: Final = _FIELDS[: _FIELDS.index("last_price")]
 """What an instrument is: constant."""
-VALUATION: Final = ("forward", "forward_source", "tte")
+VERDICT: Final = ("iv_status", "greeks_from")
+"""Whether an option has a volatility, and which its Greeks come from: a few combinations."""
+VALUATION: Final = _FIELDS[_FIELDS.index("forward") : _FIELDS.index("seq")]
 """What the options of one expiry are priced with at one moment."""
 STAMP: Final = _FIELDS[_FIELDS.index("epoch") :]
 """Where and when a tick was made: one per frame and exchange second."""
@@ -37,6 +39,7 @@ def _piece(fields: tuple[str, ...]) -> tuple[Any, int]:
 
 
 _HEAD, _HEAD_START = _piece(HEAD)
+_VERDICT, _VERDICT_START = _piece(VERDICT)
 _VALUATION, _VALUATION_START = _piece(VALUATION)
 _STAMP, _STAMP_START = _piece(STAMP)
 _OHLC, _ = _piece(Ohlc.__struct_fields__)
@@ -56,41 +59,87 @@ def head_of(item: Instrument) -> msgspec.Raw:
     return msgspec.Raw(_ENCODER.encode(piece)[_HEAD_START:-1])
 
 
-NO_VALUATION: Final = msgspec.Raw(
-    _ENCODER.encode(_VALUATION(None, None, None))[_VALUATION_START:-1]
-)
-
-
-def valuations(
-    expiry_ids: Ints,
-    rounds: Ints,
-    at_s: Floats,
-    *,
-    tte: Floats,
-    forward: Floats,
-    source: npt.NDArray[np.uint8],
-    names: Sequence[str | None],
-) -> list[msgspec.Raw]:
-    """Forward, its source, and the time to expiry of n options.
+def verdicts(
+    statuses: Sequence[str | None], origins: Sequence[str | None]
+) -> npt.NDArray[np.object_]:
+    """The piece of every pair of a status and an origin of Greeks [statuses, origins].
 
     Args:
+        statuses: Names by code, None for null.
+        origins: Likewise.
+    """
+    pieces = np.empty((len(statuses), len(origins)), np.object_)
+    for row, status in enumerate(statuses):
+        for column, origin in enumerate(origins):
+            text = _ENCODER.encode(_VERDICT(status, origin))
+            pieces[row, column] = msgspec.Raw(text[_VERDICT_START:-1])
+    return pieces
+
+
+NO_VALUATION: Final[Mapping[bool, msgspec.Raw]] = {
+    repriced: msgspec.Raw(
+        _ENCODER.encode(_VALUATION(None, None, None, False, None, repriced))[_VALUATION_START:-1]
+    )
+    for repriced in (False, True)
+}
+"""Of instruments that are no options, by whether they are re-priced."""
+
+
+class Valued(NamedTuple):
+    """What n options are priced with.
+
+    Attributes:
         expiry_ids: [n].
         rounds: Small numbers [n]; rows that agree in expiry, round and second agree in the rest.
         at_s: Whole epoch seconds for which they are priced [n].
-        tte: Years [n].
         forward: Rupees [n], NaN for none.
-        source: Codes into `names` [n].
-        names: Of the sources.
+        source: Codes of the forwards' sources [n].
+        tte: Years [n].
+        settlement: Whether the settlement price is being made [n].
     """
-    if not tte.size:
+
+    expiry_ids: Ints
+    rounds: Ints
+    at_s: Floats
+    forward: Floats
+    source: npt.NDArray[np.uint8]
+    tte: Floats
+    settlement: npt.NDArray[np.bool_]
+
+
+def valuations(
+    valued: Valued,
+    *,
+    sources: Sequence[str | None],
+    conventions: Sequence[str],
+    repriced: bool = False,
+) -> list[msgspec.Raw]:
+    """Forward, its source, time to expiry and convention of n options.
+
+    Args:
+        valued: What they are priced with.
+        sources: Names of the forwards' sources.
+        conventions: Names by expiry id.
+        repriced: Whether no packet came and only the forward moved.
+    """
+    if not valued.tte.size:
         return []
-    ids = expiry_ids + rounds * (int(expiry_ids.max()) + 1)
-    which = _alike(ids, at_s.astype(np.int64))
+    ids = valued.expiry_ids + valued.rounds * (int(valued.expiry_ids.max()) + 1)
+    which = _alike(ids, valued.at_s.astype(np.int64))
     first = which.first
     texts = [
-        msgspec.Raw(_ENCODER.encode(_VALUATION(f, names[s], t))[_VALUATION_START:-1])
-        for f, s, t in zip(
-            forward[first].tolist(), source[first].tolist(), tte[first].tolist(), strict=True
+        msgspec.Raw(
+            _ENCODER.encode(
+                _VALUATION(forward, sources[source], tte, settles, conventions[expiry], repriced)
+            )[_VALUATION_START:-1]
+        )
+        for forward, source, tte, settles, expiry in zip(
+            valued.forward[first].tolist(),
+            valued.source[first].tolist(),
+            valued.tte[first].tolist(),
+            valued.settlement[first].tolist(),
+            valued.expiry_ids[first].tolist(),
+            strict=True,
         )
     ]
     return [texts[index] for index in which.group]

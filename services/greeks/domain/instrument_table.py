@@ -29,8 +29,8 @@ NOBODY: Final = 0
 
 _FIRST_CAPACITY: Final = 256
 _NS_PER_SECOND: Final = 1_000_000_000
-# Where an option's underlying is traded; other derivatives have their spot nowhere we stream.
 SPOT_EXCHANGE: Final = {"NFO": "NSE", "BFO": "BSE", "CDS": "NSE", "MCX": "MCX"}
+"""Where an option's underlying is traded; others have their spot nowhere that we stream."""
 
 
 class Expiry(msgspec.Struct, kw_only=True):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, repeat
+from itertools import islice
 from typing import Final, NamedTuple
 
 import msgspec
@@ -11,14 +11,30 @@ import numpy.typing as npt
 
 from libs.common.contracts import codec
 from libs.common.contracts.messages import Forward, ForwardSource, InstrumentSet, Source
+from libs.common.domain.market_calendar import MarketCalendar
 from services.greeks.domain.bars import Bars
 from services.greeks.domain.batching import every_packet, newest_only
 from services.greeks.domain.book import Book, known
 from services.greeks.domain.book_texts import BookTexts
-from services.greeks.domain.chain_pricer import STATUS_NAMES, Engine, Quotes, price_options
-from services.greeks.domain.forward import SECONDS_PER_YEAR, SOURCES, Forwards
-from services.greeks.domain.fragments import NO_VALUATION, OhlcTexts, stamps, valuations
-from services.greeks.domain.instrument_table import NOBODY, ExpiryInstant, InstrumentTable
+from services.greeks.domain.chain_pricer import (
+    FROM_NOTHING,
+    GREEKS_FROM,
+    STATUS_NAMES,
+    Engine,
+    Quotes,
+    price_options,
+)
+from services.greeks.domain.expiry_terms import ExpiryTerms
+from services.greeks.domain.forward import SOURCES, Forwards
+from services.greeks.domain.fragments import (
+    NO_VALUATION,
+    OhlcTexts,
+    Valued,
+    stamps,
+    valuations,
+    verdicts,
+)
+from services.greeks.domain.instrument_table import NOBODY, InstrumentTable
 from services.greeks.domain.last_values import LastValues
 from services.greeks.domain.market_clock import MarketClock
 from services.greeks.domain.packets import Packets, read_frames
@@ -41,7 +57,9 @@ MAX_ROWS: Final = 1024
 """Ticks priced at once, of one or several rounds: enough for numpy, few enough for their objects to
 stay in the CPU's cache, and a bound on how long the event loop waits."""
 
-_STATUS_NAMES: Final = np.array(STATUS_NAMES, dtype=np.object_)
+_VERDICTS: Final = verdicts((*STATUS_NAMES, None), GREEKS_FROM)
+_NO_OPTION: Final = len(STATUS_NAMES)
+"""In place of a status, of instruments that are no options."""
 
 
 class Frame(NamedTuple):
@@ -146,7 +164,7 @@ class Shard:
 
     Args:
         epoch: The lease term; stands in every tick.
-        expiry_instant: The dated calendar's answer to when contracts die.
+        calendar: When contracts die, and when their market trades.
         policy: Conventions.
         engine: What solves volatilities.
         now_ns: Wall clock for `greeks_ts`, epoch nanoseconds.
@@ -154,6 +172,7 @@ class Shard:
     Attributes:
         table: The shard's instruments.
         book: Their newest prices.
+        terms: What each expiry is priced by.
         forwards: The forward of every expiry.
         last_values: Newest ticks that are not yet written.
         bars: The underlyings' seconds.
@@ -164,14 +183,15 @@ class Shard:
         self,
         *,
         epoch: int,
-        expiry_instant: ExpiryInstant,
+        calendar: MarketCalendar,
         policy: Policy,
         engine: Engine,
         now_ns: Callable[[], int],
     ) -> None:
         self.epoch = epoch
-        self.table = InstrumentTable(expiry_instant)
+        self.table = InstrumentTable(calendar.expiry_instant)
         self.book = Book(self.table.capacity)
+        self.terms = ExpiryTerms(calendar, policy)
         self.forwards = Forwards(0)
         self.last_values = LastValues(self.table.capacity)
         self.bars = Bars(
@@ -201,6 +221,7 @@ class Shard:
         self._ohlc.grow(self.table.capacity)
         self.bars.grow(self.table.capacity)
         self.bars.use_sources(update.underlying, self.table.bar_sources(update.underlying), reused)
+        self.terms.use(self.table.expiries)
         self.forwards.grow(len(self.table.expiries))
         if reused:
             slots = np.array(reused)
@@ -353,7 +374,7 @@ class Shard:
         present = np.zeros(table.capacity, np.bool_)
         present[slots[table.expiry_id[slots] < 0]] = True
         which = np.flatnonzero(touched[:-1] | present[table.spot])
-        self.forwards.update(which, table, self.book, market_s, self._policy)
+        self.forwards.update(which, table, self.book, market_s, self.terms, self._policy)
 
     def _columns(
         self,
@@ -384,26 +405,35 @@ class Shard:
             is_stale=moved.is_stale[options],
         )
         priced = price_options(
-            quotes, table, self.book, market_s, policy=self._policy, engine=self._engine
+            quotes, table, self.book, market_s, terms=self.terms, engine=self._engine
         )
         counts = np.bincount(priced.status, minlength=len(STATUS_NAMES))
         for code in np.flatnonzero(counts).tolist():
             tally.statuses[STATUS_NAMES[code]] += int(counts[code])
         close = packets.close
         depth_rows = np.flatnonzero(packets.has_depth)
+        expiry_ids = table.expiry_id[quotes.slots]
         spelled = valuations(
-            table.expiry_id[quotes.slots],
-            quotes.rounds,
-            quotes.at_s,
-            tte=priced.tte,
-            forward=priced.forward,
-            source=priced.source,
-            names=SOURCES,
+            Valued(
+                expiry_ids=expiry_ids,
+                rounds=quotes.rounds,
+                at_s=quotes.at_s,
+                forward=priced.forward,
+                source=priced.source,
+                tte=priced.tte,
+                settlement=self.terms.settles(expiry_ids, quotes.at_s),
+            ),
+            sources=SOURCES,
+            conventions=self.terms.names,
         )
+        status, origin = priced.status, priced.greeks_from
         if options.size != n:
-            some, spelled = spelled, [NO_VALUATION] * n
+            some, spelled = spelled, [NO_VALUATION[False]] * n
             for row, text in zip(options.tolist(), some, strict=True):
                 spelled[row] = text
+            status = np.full(n, _NO_OPTION, np.uint8)
+            origin = np.full(n, FROM_NOTHING, np.uint8)
+            status[options], origin[options] = priced.status, priced.greeks_from
         return TickColumns(
             head=table.head[slots],
             last_price=last,
@@ -422,7 +452,7 @@ class Shard:
             ask_iv=_spread(priced.ask_iv, options, n),
             smile_iv=_spread(priced.smile_iv, options, n),
             greeks=_spread(priced.greeks, options, n),
-            iv_status=_named(_STATUS_NAMES, priced.status, options, n),
+            verdict=_VERDICTS[status, origin],
             valuation=spelled,
             seq=moved.seq,
             stamp=stamps(
@@ -452,6 +482,7 @@ class Shard:
                 continue
             expiry = table.expiries[expiry_id]
             spot = _or_none(book.last_price[table.spot[expiry_id]])
+            one = np.array([expiry_id])
             message = Forward(
                 underlying=expiry.underlying,
                 expiry=expiry.day,
@@ -461,7 +492,9 @@ class Shard:
                 basis=None if spot is None else value - spot,
                 dispersion=_or_none(forwards.dispersion[expiry_id]),
                 **self._at_the_money(expiry_id, value, market_s),
-                tte=(expiry.instant_s - market_s) / SECONDS_PER_YEAR,
+                tte=float(self.terms.years(one, market_s)[0]),
+                settlement=bool(self.terms.settles(one, market_s)[0]),
+                convention=self.terms.conventions[expiry_id],
                 exchange_ts=self.clock.now_s * 1_000_000_000 or None,
                 greeks_ts=now_ns,
                 feed=Source(self._source or Source.SIM),
@@ -473,7 +506,7 @@ class Shard:
     ) -> dict[str, float | None]:
         """Strike, volatility and straddle nearest the forward; None where unknown."""
         expiry = self.table.expiries[expiry_id]
-        book, policy = self.book, self._policy
+        book, terms = self.book, self.terms
         # Only strikes that somebody streams: the dump lists hundreds that nobody does.
         streamed = np.isfinite(book.seen_s[expiry.calls]) | np.isfinite(book.seen_s[expiry.puts])
         if not streamed.any():
@@ -481,9 +514,9 @@ class Shard:
         distance = np.where(streamed, np.abs(expiry.strikes - forward), np.inf)
         at = int(distance.argmin())
         legs = np.array([expiry.calls[at], expiry.puts[at]])
-        fresh = book.iv_seen_s[legs] >= market_s - policy.smile_max_age_seconds
+        fresh = book.iv_seen_s[legs] >= market_s - terms.smile_age_s[expiry_id]
         ivs = book.iv[legs][fresh & np.isfinite(book.iv[legs])]
-        mids = book.mid(legs, market_s - policy.quote_max_age_seconds)
+        mids = book.mid(legs, market_s - terms.quote_age_s[expiry_id])
         prices = np.where(np.isfinite(mids), mids, book.last_price[legs])
         return {
             "atm_strike": float(expiry.strikes[at]),
@@ -530,18 +563,6 @@ def _spread(values: Floats, rows: Ints, n: int) -> Floats:
     spread = np.full((*values.shape[:-1], n), np.nan)
     spread[..., rows] = values
     return spread
-
-
-def _named(
-    names: npt.NDArray[np.object_], codes: npt.NDArray[np.uint8], rows: Ints, n: int
-) -> Sequence[str | None]:
-    """Names of the codes of some rows over all n of them, None elsewhere."""
-    if not rows.size:
-        return list(repeat(None, n))
-    spread = np.full(n, None, dtype=np.object_)
-    spread[rows] = names[codes]
-    listed: list[str | None] = spread.tolist()
-    return listed
 
 
 def _or_none(value: float) -> float | None:

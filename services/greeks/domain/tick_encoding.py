@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from libs.common.contracts.messages import Depth, DepthLevel, Tick
 from services.greeks.domain.book_texts import BookTexts
-from services.greeks.domain.fragments import HEAD, STAMP, VALUATION
+from services.greeks.domain.fragments import HEAD, STAMP, VALUATION, VERDICT
 from services.greeks.domain.packets import Depth as Books
 
 Floats = npt.NDArray[np.float64]
@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Objects = npt.NDArray[np.object_]
 
-TICK_BYTES: Final = 900
+TICK_BYTES: Final = 1000
 """About the length of a tick without depth: so many rows are encoded before the size is checked."""
 DEPTH_BYTES: Final = 500
 """About what five levels a side add."""
@@ -28,7 +28,7 @@ MANY_BOOKS: Final = 48
 # A tick as the encoder wants it: values by position, with shared pieces of JSON in place of the
 # first field of each piece. Structs made by position from zipped columns are the cheapest rows in
 # Python, and msgspec writes NaN as null, so a column needs no row-wise care.
-_INSIDE_PIECES: Final = frozenset((*HEAD[1:], *VALUATION[1:], *STAMP[1:]))
+_INSIDE_PIECES: Final = frozenset((*HEAD[1:], *VERDICT[1:], *VALUATION[1:], *STAMP[1:]))
 _Row: Final[Any] = msgspec.defstruct(
     "_Row",
     [(name, Any) for name in Tick.__struct_fields__ if name not in _INSIDE_PIECES],
@@ -64,8 +64,8 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
         ask_iv: [n].
         smile_iv: [n].
         greeks: delta, gamma, theta, vega, rho [5, n].
-        iv_status: Names [n], None unless an option.
-        valuation: JSON of forward, source and time to expiry [n].
+        verdict: JSON of status and origin of the Greeks [n].
+        valuation: JSON from the forward to what comes before `seq` [n].
         seq: [n].
         stamp: JSON from the epoch on [n].
     """
@@ -87,7 +87,7 @@ class TickColumns(msgspec.Struct, kw_only=True, gc=False):
     ask_iv: Floats
     smile_iv: Floats
     greeks: Floats
-    iv_status: Sequence[str | None]
+    verdict: Objects
     valuation: Sequence[msgspec.Raw]
     seq: Ints
     stamp: Sequence[msgspec.Raw]
@@ -119,7 +119,7 @@ def rows_of(ticks: TickColumns, texts: BookTexts) -> Iterator[Any]:
             ticks.ask_iv.tolist(),
             ticks.smile_iv.tolist(),
             *(greek.tolist() for greek in ticks.greeks),
-            ticks.iv_status,
+            ticks.verdict.tolist(),
             ticks.valuation,
             ticks.seq.tolist(),
             ticks.stamp,

@@ -40,7 +40,7 @@ class Rig:
         self.market = markets[0]
         self.shard = Shard(
             epoch=7,
-            expiry_instant=CALENDAR.expiry_instant,
+            calendar=CALENDAR,
             policy=Policy(**policy),
             engine=pricing.compute,
             now_ns=self.clock,

@@ -1,14 +1,17 @@
 """The choice of the forward and the parity median."""
 
-from datetime import date
+from datetime import date, datetime
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libs.common.contracts.messages import Convention, PricingModel
+from libs.common.domain.clock import IST
 from libs.common.domain.market_calendar import CALENDAR
 from services.greeks.domain.book import Book
+from services.greeks.domain.expiry_terms import ExpiryTerms
 from services.greeks.domain.forward import FUTURE, NONE, SPOT, SYNTHETIC, Forwards, parity_forwards
 from services.greeks.domain.instrument_table import InstrumentTable
 from services.greeks.domain.policy import Policy
@@ -93,13 +96,15 @@ def test_an_expiry_without_options_has_no_parity_forward():
 class Scene:
     """A near expiry with a future, its options and an index, with prices as asked for."""
 
-    def __init__(self, *, rate: float = 0.0) -> None:
+    def __init__(self, **convention) -> None:
         self.market = FakeMarket(expiries=(date(2026, 11, 24),), strikes_each_side=4)
         self.table = InstrumentTable(CALENDAR.expiry_instant)
         self.table.apply(self.market.instrument_set())
         self.book = Book(self.table.capacity)
         self.forwards = Forwards(len(self.table.expiries))
-        self.policy = Policy(rate=rate)
+        self.policy = Policy(convention=Convention(**convention))
+        self.terms = ExpiryTerms(CALENDAR, self.policy)
+        self.terms.use(self.table.expiries)
 
     def quote(self, slot: int, last: float, *, age: float = 0.0) -> None:
         """Give a slot a last price and a book around it, seen so many seconds ago."""
@@ -117,7 +122,9 @@ class Scene:
 
     def choose(self, later: float = 0.0) -> tuple[float, int, bool]:
         """Choose the forward so many seconds later: value, source, stale."""
-        self.forwards.update(np.array([0]), self.table, self.book, NOW + later, self.policy)
+        self.forwards.update(
+            np.array([0]), self.table, self.book, NOW + later, self.terms, self.policy
+        )
         forwards = self.forwards
         return float(forwards.forward[0]), int(forwards.source[0]), bool(forwards.is_stale[0])
 
@@ -178,3 +185,30 @@ def test_a_future_of_another_expiry_is_not_taken():
     of_day = {expiry.day: expiry for expiry in table.expiries}
     assert of_day[date(2026, 11, 24)].future
     assert not of_day[date(2026, 12, 1)].future
+
+
+def test_bsm_is_about_the_spot_though_a_future_is_fresh():
+    scene = Scene(model=PricingModel.BSM, rate=0.065, dividend_yield=0.012)
+    scene.quote(int(scene.table.future[0]), 24_510.0)
+    scene.quote(int(scene.table.spot[0]), 24_500.0)
+    found, source, stale = scene.choose()
+    tte = scene.market.tte(date(2026, 11, 24))
+    assert found == pytest.approx(24_500.0 * np.exp((0.065 - 0.012) * tte))
+    assert (source, stale) == (SPOT, False)
+
+
+def test_bsm_asks_the_future_when_the_spot_is_old():
+    scene = Scene(model=PricingModel.BSM)
+    scene.quote(int(scene.table.future[0]), 24_510.0)
+    scene.quote(int(scene.table.spot[0]), 24_500.0, age=11)
+    assert scene.choose() == (24_510.0, FUTURE, False)
+
+
+@pytest.mark.parametrize(("clock", "source"), [((15, 14), SPOT), ((15, 16), FUTURE)])
+def test_bsm_leaves_the_spot_when_its_shares_are_in_the_closing_auction(clock, source):
+    scene = Scene(model=PricingModel.BSM)
+    hour, minute = clock
+    moment = datetime(2026, 11, 23, hour, minute, tzinfo=IST).timestamp()
+    scene.quote(int(scene.table.future[0]), 24_510.0, age=NOW - moment)
+    scene.quote(int(scene.table.spot[0]), 24_500.0, age=NOW - moment)
+    assert scene.choose(later=moment - NOW)[1] == source

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.common.contracts import codec
-from libs.common.contracts.messages import Forward, Tick
+from libs.common.contracts.messages import Convention, Forward, PricingModel, Tick
 from libs.common.domain.instruments import OptionType
 from libs.common.domain.market_calendar import CALENDAR
 from libs.common.kite.frames import frame_of
@@ -21,13 +21,14 @@ from services.greeks.domain.policy import Policy
 from services.greeks.domain.shard import MAX_MESSAGE_BYTES, Frame, Shard, Tally
 from tests.fakes.kite_frames import FakeMarket
 
+BSM = Convention(model=PricingModel.BSM, rate=0.05)
 NEAR, FAR = date(2026, 11, 24), date(2026, 12, 1)
 
 
 def shard_of(*markets: FakeMarket, **policy) -> Shard:
     shard = Shard(
         epoch=7,
-        expiry_instant=CALENDAR.expiry_instant,
+        calendar=CALENDAR,
         policy=Policy(**policy),
         engine=pricing.compute,
         now_ns=lambda: 1_795_500_000_000_000_000,
@@ -489,9 +490,9 @@ def test_forwards_are_told_once_until_they_are_touched_again():
     assert not shard.forwards.touched.any()
 
 
-def test_bsm_prices_on_the_spot_that_goes_with_the_forward():
+def test_bsm_prices_on_the_spot():
     market = FakeMarket(strikes_each_side=3)
-    ticks = by_token(work(shard_of(market, model="bsm", rate=0.05), market.frame()))
+    ticks = by_token(work(shard_of(market, convention=BSM), market.frame()))
     tick = ticks[option(market, 24_500.0, "CE", FAR).instrument_token]
     assert tick.iv_status == "ok"
     assert tick.rho is not None
