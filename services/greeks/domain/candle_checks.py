@@ -1,6 +1,7 @@
 """What is wrong with a request for priced candles, before anybody is bothered with it."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -11,6 +12,16 @@ from libs.common.domain.instruments import Instrument, Kind
 
 PIECES_AT_MOST: Final = 100
 """Of one request: sixteen years of minutes, more than Kite has."""
+
+_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+_MISSING: Final = re.compile(r"missing required field `([^`]*)`")
+
+
+def unreadable(error: codec.DecodeError) -> RpcError:
+    """Say what is wrong with bytes that are no request, and name the field where there is one."""
+    path, missing = _PATH.search(error.reason), _MISSING.search(error.reason)
+    field = ".".join(part for part in (path and path[1], missing and missing[1]) if part)
+    return RpcError(code="bad_request", message=error.reason, field=field or None)
 
 
 def request_problem(request: CandlesRequest) -> RpcError | None:

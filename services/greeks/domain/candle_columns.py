@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ _EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
 
 _VERSION: Final = 1
 """First byte of a stored day: who changes the layout counts it up, and old rows are misses."""
-_COLUMNS: Final = 7
+_KINDS: Final = "iffffii"
+"""What the columns hold, in order: whole numbers or floats of eight bytes."""
 _VALUE_BYTES: Final = 8
 _NO_OI: Final = -1
 
@@ -51,13 +52,13 @@ class Columns(NamedTuple):
     oi: Ints
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """How many candles."""
         return self.start.size
 
     def rows(self, which: slice | Ints | npt.NDArray[np.bool_]) -> "Columns":
         """Some of them."""
-        return Columns(*(column[which] for column in self))
+        return _made([column[which] for column in self])
 
     def between(self, first: int, last: int) -> "Columns":
         """Those that begin from `first` to `last`, epoch seconds, both inclusive."""
@@ -76,23 +77,21 @@ class Columns(NamedTuple):
 
 def columns_of(candles: Sequence[Candle]) -> Columns:
     """Turn candles as they travel into columns."""
-    start, *prices, volume, oi = (
-        zip(*map(_values, candles), strict=True) if candles else ((),) * _COLUMNS
-    )
     return Columns(
-        np.array(start, np.int64),
-        *(np.array(price, np.float64) for price in prices),
-        np.array(volume, np.int64),
-        np.array(oi, np.int64),
+        start=np.array([candle.start for candle in candles], np.int64),
+        open=np.array([candle.open for candle in candles], np.float64),
+        high=np.array([candle.high for candle in candles], np.float64),
+        low=np.array([candle.low for candle in candles], np.float64),
+        close=np.array([candle.close for candle in candles], np.float64),
+        volume=np.array([candle.volume for candle in candles], np.int64),
+        oi=np.array([_NO_OI if candle.oi is None else candle.oi for candle in candles], np.int64),
     )
 
 
 def join(pieces: Iterable[Columns]) -> Columns:
     """Candles one behind the other; no piece may begin before the one before it has ended."""
-    parts = list(pieces)
-    if not parts:
-        return columns_of(())
-    return Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    parts = [columns_of(()), *pieces]
+    return _made([np.concatenate(column) for column in zip(*parts, strict=True)])
 
 
 def day_numbers(start: Ints) -> Ints:
@@ -122,7 +121,7 @@ def pack(columns: Columns) -> bytes:
     """
     raw = b"".join(
         np.ascontiguousarray(column).astype(f"<{kind}8").tobytes()
-        for column, kind in zip(columns, "iffffii", strict=True)
+        for column, kind in zip(columns, _KINDS, strict=True)
     )
     return bytes((_VERSION,)) + zlib.compress(raw, level=6)
 
@@ -139,24 +138,16 @@ def unpack(packed: bytes) -> Columns:
         raw = zlib.decompress(packed[1:])
     except zlib.error as error:
         raise StoredDayError(str(error)) from error
-    count, rest = divmod(len(raw), _COLUMNS * _VALUE_BYTES)
+    count, rest = divmod(len(raw), len(_KINDS) * _VALUE_BYTES)
     if rest:
         raise StoredDayError(f"{len(raw)} bytes are no whole number of candles")
     columns = [
         np.frombuffer(raw, f"<{kind}8", count, place * count * _VALUE_BYTES)
-        for place, kind in enumerate("iffffii")
+        for place, kind in enumerate(_KINDS)
     ]
-    return Columns(*columns)
+    return _made(columns)
 
 
-def _values(candle: Candle) -> tuple[float, ...]:
-    oi = _NO_OI if candle.oi is None else candle.oi
-    return (
-        candle.start,
-        candle.open,
-        candle.high,
-        candle.low,
-        candle.close,
-        candle.volume,
-        oi,
-    )
+def _made(columns: Sequence[npt.NDArray[Any]]) -> Columns:
+    start, opening, high, low, close, volume, oi = columns
+    return Columns(start, opening, high, low, close, volume, oi)

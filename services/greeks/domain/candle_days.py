@@ -1,6 +1,6 @@
 """Which days of a span must be fetched, and which of those may be kept for good."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from libs.common.domain.candle_spans import Span
@@ -8,6 +8,7 @@ from services.greeks.domain.candle_columns import (
     DAY_SECONDS,
     Columns,
     columns_of,
+    join,
     midnight_of,
 )
 
@@ -72,3 +73,9 @@ def kept_days(fetched: Columns, keep: Collection[int]) -> Iterator[tuple[int, Co
     nothing = columns_of(())
     for day in sorted(keep):
         yield day, found.get(day, nothing)
+
+
+def merged(known: Mapping[int, Columns], fetched: Columns) -> Columns:
+    """Kept days and fetched ones in order; a day that is both is taken from what was fetched."""
+    days = {**known, **dict(fetched.by_day())}
+    return join(days[day] for day in sorted(days))

@@ -29,7 +29,7 @@ def parts_of(
         priced: Their Greeks [n]; None for candles without.
         with_oi: Whether open interest is shown; null where there is none.
     """
-    for first in range(0, max(candles.count, 1), CANDLES_PER_PART):
+    for first in range(0, max(candles.size, 1), CANDLES_PER_PART):
         rows = slice(first, first + CANDLES_PER_PART)
         greeks = repeat(None) if priced is None else _greeks(priced, rows)
         yield msgspec.Raw(_ENCODER.encode(_rows(candles.rows(rows), greeks, with_oi=with_oi)))

@@ -108,8 +108,8 @@ class OptionCandles:
         self._candles = candles
         self._convention = convention
         self._tte = _years(clocks, convention.clock, option.exchange, ends_s, instant_s)
-        self._forward: Floats = np.full(candles.count, np.nan)
-        self._source: Codes = np.zeros(candles.count, np.uint8)
+        self._forward: Floats = np.full(candles.size, np.nan)
+        self._source: Codes = np.zeros(candles.size, np.uint8)
 
     @property
     def order(self) -> tuple[ForwardSource, ...]:
@@ -119,7 +119,8 @@ class OptionCandles:
     @property
     def lacking(self) -> Ints:
         """When the candles begin that have no forward yet, epoch seconds."""
-        return self._candles.start[self._source == 0]
+        rows: Ints = np.flatnonzero(self._source == 0)
+        return self._candles.start.take(rows)
 
     def offer(self, source: ForwardSource, leg: Columns) -> None:
         """Take the forwards that one instrument gives to candles that have none yet.
@@ -138,7 +139,7 @@ class OptionCandles:
     def priced(self) -> PricedCandles:
         """Solve every candle, from its close."""
         rate, dividends = self._convention.rate, self._convention.dividend_yield
-        count = self._candles.count
+        count = self._candles.size
         model: pricing.Model = self._convention.model.value
         with np.errstate(over="ignore"):
             df = np.exp(-rate * self._tte)
@@ -196,10 +197,10 @@ def ends_of(
         return np.empty(0)
     days, place = np.unique(day_numbers(start), return_inverse=True)
     closes = np.array([_close_of(calendar, exchange, number) for number in days.tolist()])[place]
-    ends = start + float(SECONDS[interval])
+    ends: Floats = start + np.float64(SECONDS[interval])
     # A candle that begins after the close, by a session this calendar does not know, keeps its
     # length.
-    ends = np.where(closes > start, np.minimum(ends, closes), ends)
+    ends[:] = np.where(closes > start, np.minimum(ends, closes), ends)
     # Only the last one can be running: a candle behind it proves that it is over.
     if now_s is not None and start[-1] <= now_s < ends[-1]:
         ends[-1] = now_s
@@ -241,8 +242,8 @@ def _close_of(calendar: Calendar, exchange: str, number: int) -> float:
 def _closes_at(start: Ints, leg: Columns) -> Floats:
     """The close of the leg's candle that begins with each moment [n]; NaN where there is none."""
     found = np.full(start.size, np.nan)
-    if leg.count:
-        place = np.minimum(np.searchsorted(leg.start, start), leg.count - 1)
+    if leg.size:
+        place = np.minimum(np.searchsorted(leg.start, start), leg.size - 1)
         same = leg.start[place] == start
         found[same] = leg.close[place[same]]
     return found
