@@ -180,7 +180,7 @@ class Candles:
         market, listed = self._market.now, found.of_underlying
         # The day of the set and not that of the wall: a simulated market has its own. Where the
         # two senders disagree, one of them is of a market that was left.
-        is_sure = market.is_settled and market.date == listed.market_date
+        is_sure = market.is_settled and market.day == listed.market_date
         return _Work(
             wanted=wanted,
             instrument=found.instrument,

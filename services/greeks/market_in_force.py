@@ -31,12 +31,12 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         source: Live or simulated; None if control has not said so yet.
-        date: Its current day.
+        day: Its current one.
         is_settled: Whether it has been in force for a while.
     """
 
     source: Source | None = None
-    date: date | None = None
+    day: date | None = None
     is_settled: bool = False
 
 
@@ -119,4 +119,4 @@ class MarketInForce:
         before = self._market.source
         if before is not None and status.source is not before:
             self._turned_at = self._monotonic()
-        self._market = Market(source=status.source, date=status.market_date)
+        self._market = Market(source=status.source, day=status.market_date)
