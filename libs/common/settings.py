@@ -171,12 +171,45 @@ class DatabaseSettings(BaseServiceSettings):
 
     @model_validator(mode="after")
     def _check_database(self) -> "DatabaseSettings":
-        url = self.database_url.get_secret_value()
-        if not url.startswith(("postgresql://", "postgres://")):
-            raise ValueError("DATABASE_URL: must look like postgresql://user:password@host/name")
-        if self.is_production and ":" not in url.split("://", 1)[1].split("@")[0]:
-            raise ValueError("DATABASE_URL: a password is required when ENVIRONMENT=production")
+        _check_database_url(self.database_url, is_production=self.is_production)
         return self
+
+
+class OptionalDatabaseSettings(BaseServiceSettings):
+    """How to reach PostgreSQL, for a process that can do without.
+
+    Attributes:
+        database_url: As in DatabaseSettings; unset or empty for no database.
+        database_pool_size: Connections at most.
+    """
+
+    database_url: SecretStr | None = None
+    database_pool_size: int = Field(default=5, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _check_optional_database(self) -> "OptionalDatabaseSettings":
+        if self.database_url is not None and self.database_url.get_secret_value():
+            _check_database_url(self.database_url, is_production=self.is_production)
+        return self
+
+    @property
+    def database(self) -> DatabaseSettings | None:
+        """The settings of the database, None for none."""
+        if self.database_url is None or not self.database_url.get_secret_value():
+            return None
+        return DatabaseSettings(
+            environment=self.environment,
+            database_url=self.database_url,
+            database_pool_size=self.database_pool_size,
+        )
+
+
+def _check_database_url(database_url: SecretStr, *, is_production: bool) -> None:
+    url = database_url.get_secret_value()
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ValueError("DATABASE_URL: must look like postgresql://user:password@host/name")
+    if is_production and ":" not in url.split("://", 1)[1].split("@")[0]:
+        raise ValueError("DATABASE_URL: a password is required when ENVIRONMENT=production")
 
 
 class EncryptionSettings(BaseServiceSettings):

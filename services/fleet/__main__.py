@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from libs.common import logs
-from libs.common.contracts.messages import CandleInterval, HistoryRequest
+from libs.common.contracts.messages import CandleInterval, CandlesRequest, HistoryRequest
 from libs.common.errors import TickfleetError
 from libs.common.settings import BaseServiceSettings, NatsSettings, load
 from services.fleet import account_commands
@@ -25,7 +25,7 @@ from services.fleet.domain.ownership import summary
 from services.fleet.domain.plan_report import AccountReport, PlanReport
 from services.fleet.domain.rates import headline
 from services.fleet.errors import NoFleetError
-from services.fleet.history import moment, print_history
+from services.fleet.history import moment, print_history, print_priced_history
 from services.fleet.plan_buckets import read_plan
 from services.fleet.settings import FleetSettings, TokenSettings
 from services.fleet.status import StatusReport
@@ -147,6 +147,24 @@ def status(
         raise typer.Exit(EXIT_UNWELL)
 
 
+async def _print_history(
+    nats_url: str, request: HistoryRequest, *, greeks: bool, account: str | None
+) -> None:
+    if not greeks:
+        await print_history(nats_url, request, account=account, write=sys.stdout.write)
+        return
+    priced = CandlesRequest(
+        instrument_token=request.instrument_token,
+        interval=request.interval,
+        start=request.start,
+        end=request.end,
+        oi=request.oi,
+        greeks=True,
+        continuous=request.continuous,
+    )
+    await print_priced_history(nats_url, priced, write=sys.stdout.write)
+
+
 @command.command()
 def history(
     token: Annotated[
@@ -164,6 +182,9 @@ def history(
         typer.Option("--to", help="Likewise; a bare date is meant whole (default: now)."),
     ] = None,
     oi: Annotated[bool, typer.Option("--oi", help="With open interest.")] = False,
+    greeks: Annotated[
+        bool, typer.Option("--greeks", help="Of an option: with volatility and Greeks.")
+    ] = False,
     continuous: Annotated[
         bool, typer.Option("--continuous", help="Day candles of expired futures, too.")
     ] = False,
@@ -171,6 +192,8 @@ def history(
     data_dir: DataDir = None,
 ) -> None:
     """Print candles as CSV, from Kite by way of the running fleet."""
+    if greeks and account is not None:
+        raise typer.BadParameter("--account: with --greeks any account serves; leave it out")
     try:
         request = HistoryRequest(
             instrument_token=token,
@@ -187,7 +210,7 @@ def history(
     if state is None:
         raise NoFleetError(directory.path, "none runs; start one with: tickfleet up")
     try:
-        asyncio.run(print_history(state.nats_url, request, account=account, write=sys.stdout.write))
+        asyncio.run(_print_history(state.nats_url, request, greeks=greeks, account=account))
         sys.stdout.flush()
     except BrokenPipeError:
         # `tickfleet history … | head` has seen enough; what Python flushes at exit goes nowhere.

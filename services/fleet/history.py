@@ -3,16 +3,29 @@
 import csv
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
+from typing import Final
+
+import msgspec
 
 from libs.common.bus.connection import Bus
 from libs.common.bus.errors import NoResponderError, RequestTimeoutError
-from libs.common.bus.market_requests import history
-from libs.common.contracts.messages import Candle, HistoryRequest
+from libs.common.bus.market_requests import candles, history
+from libs.common.contracts.messages import (
+    Candle,
+    CandlesRequest,
+    HistoryRequest,
+    PricedCandle,
+)
 from libs.common.domain.clock import IST
 from libs.common.settings import NatsSettings
 from services.fleet.errors import FleetCannotAnswerError
 
 _CONNECT_SECONDS = 3.0
+_COLUMNS: Final = ("time", "open", "high", "low", "close", "volume")
+_GREEKS: Final = (
+    *("iv", "delta", "gamma", "theta", "vega", "rho"),
+    *("iv_status", "forward", "forward_source", "tte"),
+)
 
 
 async def print_history(
@@ -37,8 +50,7 @@ async def print_history(
     """
     settings = NatsSettings(nats_url=nats_url, nats_connect_deadline_seconds=_CONNECT_SECONDS)
     lines = csv.writer(_Lines(write), lineterminator="\n")
-    names = ["time", "open", "high", "low", "close", "volume"]
-    lines.writerow([*names, "oi"] if request.oi else names)
+    lines.writerow([*_COLUMNS, "oi"] if request.oi else _COLUMNS)
     count = 0
     async with Bus.open(settings, name="tickfleet-history") as bus:
         try:
@@ -51,6 +63,33 @@ async def print_history(
             raise FleetCannotAnswerError(
                 f"no ingest process holds {who} with a session that Kite accepts"
             ) from error
+        except RequestTimeoutError as error:
+            raise FleetCannotAnswerError(str(error)) from error
+    return count
+
+
+async def print_priced_history(
+    nats_url: str, request: CandlesRequest, *, write: Callable[[str], object]
+) -> int:
+    """Ask for candles with Greeks; see `print_history` for the arguments and what it raises.
+
+    Returns:
+        How many candles came.
+    """
+    settings = NatsSettings(nats_url=nats_url, nats_connect_deadline_seconds=_CONNECT_SECONDS)
+    lines = csv.writer(_Lines(write), lineterminator="\n")
+    names = [*_COLUMNS, "oi"] if request.oi else _COLUMNS
+    lines.writerow([*names, *_GREEKS])
+    count = 0
+    async with Bus.open(settings, name="tickfleet-history") as bus:
+        try:
+            async with candles(bus, request) as parts:
+                async for part in parts:
+                    priced = msgspec.json.decode(part.candles, type=list[PricedCandle])
+                    lines.writerows(_priced_row(candle, with_oi=request.oi) for candle in priced)
+                    count += len(priced)
+        except NoResponderError as error:
+            raise FleetCannotAnswerError("no greeks process runs") from error
         except RequestTimeoutError as error:
             raise FleetCannotAnswerError(str(error)) from error
     return count
@@ -84,6 +123,12 @@ def _row(candle: Candle, *, with_oi: bool) -> list[object]:
     stamp = datetime.fromtimestamp(candle.start, IST).isoformat()
     row = [stamp, candle.open, candle.high, candle.low, candle.close, candle.volume]
     return [*row, candle.oi] if with_oi else row
+
+
+def _priced_row(candle: PricedCandle, *, with_oi: bool) -> list[object]:
+    row = [candle.date, candle.open, candle.high, candle.low, candle.close, candle.volume]
+    greeks = [None if candle.greeks is None else getattr(candle.greeks, name) for name in _GREEKS]
+    return [*row, candle.oi, *greeks] if with_oi else [*row, *greeks]
 
 
 class _Lines:

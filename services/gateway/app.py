@@ -17,6 +17,7 @@ from libs.common.health import Health
 from libs.common.http_server import http_server
 from libs.common.lifecycle import Lifecycle
 from services.gateway.accounts import AccountDesk
+from services.gateway.candles import CandleDesk
 from services.gateway.catalog import Catalog
 from services.gateway.client import Client
 from services.gateway.directory import Directory
@@ -26,7 +27,7 @@ from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
 from services.gateway.routes import accounts as account_routes
-from services.gateway.routes import instruments, page, rest, ticks
+from services.gateway.routes import history, instruments, page, rest, ticks
 from services.gateway.routes.subscriptions import SubscriptionRoutes
 from services.gateway.settings import GatewaySettings
 from services.gateway.subscriptions import Subscriptions
@@ -73,6 +74,11 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             fanout=fanout,
             directory=directory,
             accounts=AccountDesk(bus),
+            candles=CandleDesk(
+                bus,
+                concurrency=settings.history_concurrency,
+                piece_seconds=settings.history_piece_seconds,
+            ),
             catalog=Catalog(database),
             subscriptions=SubscriptionRoutes(
                 Subscriptions(database, directory.is_account), bus, settings
@@ -104,6 +110,7 @@ def application(
     fanout: Fanout,
     directory: Directory,
     accounts: AccountDesk,
+    candles: CandleDesk,
     catalog: Catalog,
     subscriptions: SubscriptionRoutes,
     state: FleetState,
@@ -135,11 +142,16 @@ def application(
             *health.routes(),
             *rest.routes(catalog=catalog, state=state, settings=settings),
             *account_routes.routes(accounts=accounts, directory=directory, settings=settings),
+            *history.routes(desk=candles, settings=settings),
             *instruments.routes(catalog=catalog, settings=settings),
             *subscriptions.routes(),
             *page.routes(assets),
         ],
-        exception_handlers={**rest.ERROR_HANDLERS, **account_routes.ERROR_HANDLERS},
+        exception_handlers={
+            **rest.ERROR_HANDLERS,
+            **account_routes.ERROR_HANDLERS,
+            **history.ERROR_HANDLERS,
+        },
     )
 
 

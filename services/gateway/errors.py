@@ -155,3 +155,43 @@ class RefusedItemError(RejectedError):
         self.code = code
         self.message = message
         self.field = field
+
+
+class BadSpanError(RejectedError):
+    """Two parameters contradict each other: HTTP 400 with the name of one.
+
+    Attributes:
+        field: The parameter.
+        message: For people.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class CandlesFailedError(RetryableError):
+    """Candles cannot be served, or not any further.
+
+    Attributes:
+        code: `bad_request`, `not_found`, `rate_limited`, `timeout`, `busy`, `no_worker`,
+            `no_account` or `unavailable`.
+        message: For people.
+        field: The parameter at fault, when one is.
+        retry_after_seconds: When a repetition may succeed, where that is known.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+        self.retry_after_seconds = retry_after_seconds

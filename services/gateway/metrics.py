@@ -40,3 +40,11 @@ LAST_VALUES = Gauge("tickfleet_gateway_last_values", "Instruments whose last tic
 LAST_VALUES_EVICTED_TOTAL = Counter(
     "tickfleet_gateway_last_values_evicted_total", "Last ticks given up for want of room"
 )
+# Requests for candles by outcome: ok, left or stalled (the client), failed (a defect), or the code
+# of the error: bad_request, not_found, rate_limited, timeout, busy, no_worker, no_account,
+# unavailable.
+HISTORY_REQUESTS_TOTAL = Counter(
+    "tickfleet_gateway_history_requests_total", "Requests for candles", ["outcome"]
+)
+# Always at HISTORY_CONCURRENCY: raise it, or add replicas.
+HISTORY_RUNNING = Gauge("tickfleet_gateway_history_running", "Requests for candles being answered")

@@ -36,6 +36,8 @@ class GatewaySettings(NatsSettings, DatabaseSettings):
         message_bytes_max: Larger messages close the connection with 1009.
         stall_seconds: A client that has not read for so long is reset.
         last_values_max: Instruments whose last tick is kept for snapshots.
+        history_concurrency: Requests for candles at once; one more is answered with 503.
+        history_piece_seconds: How long greeks may take for each piece of such a request.
         tick_patience_seconds: Without a tick for so long, `/health` says degraded.
     """
 
@@ -57,6 +59,8 @@ class GatewaySettings(NatsSettings, DatabaseSettings):
     message_bytes_max: int = Field(default=256 * 1024, ge=1024)
     stall_seconds: Seconds = 10.0
     last_values_max: int = Field(default=200_000, ge=1)
+    history_concurrency: int = Field(default=8, ge=1, le=1000)
+    history_piece_seconds: float = Field(default=45.0, gt=0, le=300)
     tick_patience_seconds: Seconds = 5.0
 
     @property

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import get_args
 
 from libs.common import logs
@@ -18,17 +20,22 @@ from libs.common.contracts.messages import (
     PricingModel,
     YearClock,
 )
+from libs.common.database import Database
 from libs.common.domain.market_calendar import CALENDAR
 from libs.common.errors import RetryableError
 from libs.common.health import Health
 from libs.common.lifecycle import Lifecycle, sleep_unless
 from services.greeks import metrics, vollib_engine
+from services.greeks.candle_store import CandleStore
+from services.greeks.candles import Candles
 from services.greeks.convention_file import read_conventions
 from services.greeks.domain import pricing
 from services.greeks.domain.chain_pricer import Engine
 from services.greeks.domain.policy import Policy
 from services.greeks.domain.shard import Shard
 from services.greeks.domain.terms import Model
+from services.greeks.instrument_index import InstrumentIndex
+from services.greeks.market_in_force import MarketInForce
 from services.greeks.settings import GreeksSettings
 from services.greeks.shard_worker import ShardWorker
 
@@ -41,7 +48,11 @@ async def serve(settings: GreeksSettings, life: Lifecycle) -> None:
     """Work the leased shards until the process stops."""
     engine, policy = engine_of(settings), policy_of(settings)
     health = Health(life)
-    async with health.served(settings), Bus.open(settings, name=settings.worker_id) as bus:
+    async with (
+        health.served(settings),
+        _database(settings) as database,
+        Bus.open(settings, name=settings.worker_id) as bus,
+    ):
         await ensure(bus, streams.STREAMS, streams.BUCKETS)
         workers = WorkerSet(bus, settings, life, policy, engine)
         leases = LeaseHolder(
@@ -53,6 +64,16 @@ async def serve(settings: GreeksSettings, life: Lifecycle) -> None:
             on_acquired=workers.begin,
             on_lost=workers.end,
         )
+        market = MarketInForce(bus)
+        store = CandleStore(database, kept_days=settings.candles_kept_days)
+        candles = Candles(
+            bus,
+            settings,
+            index=workers.index,
+            market=market,
+            store=store,
+            convention_of=policy.of,
+        )
         health.add("nats", lambda: None if bus.is_connected else "not connected")
         health.add("shards", workers.unready)
 
@@ -60,7 +81,20 @@ async def serve(settings: GreeksSettings, life: Lifecycle) -> None:
         await workers.instruments.ready()
         life.spawn(leases.run(life.stop), name="leases")
         life.spawn(workers.report(life.stop), name="status")
+        life.spawn(market.run(life.stop), name="market")
+        life.spawn(candles.run(life.stop), name="candles")
+        life.spawn(store.sweep(life.stop), name="candle-sweep")
         await life.until_stopped()
+
+
+@asynccontextmanager
+async def _database(settings: GreeksSettings) -> AsyncIterator[Database | None]:
+    """The database if one is set; it is only a store of candles, and nothing waits for it."""
+    if settings.database is None:
+        yield None
+        return
+    async with Database.opened(settings.database) as database:
+        yield database
 
 
 def engine_of(settings: GreeksSettings) -> Engine:
@@ -108,6 +142,7 @@ class WorkerSet:
 
     Attributes:
         instruments: Mirror of the bucket of instrument sets.
+        index: Finds instruments in all of them.
     """
 
     def __init__(
@@ -129,6 +164,7 @@ class WorkerSet:
         self._ticks_before = 0
         self._conflated_before = 0
         self.instruments = Mirror(bus, streams.INSTRUMENTS.name, self._set_changed)
+        self.index = InstrumentIndex(self.instruments.get)
 
     def shards(self) -> list[str]:
         """All shards of the deployment; what the leases are about."""
@@ -205,6 +241,7 @@ class WorkerSet:
         return subjects.shard_of(subjects.unescape(key), self._settings.shards)
 
     def _set_changed(self, key: str, value: bytes | None) -> None:
+        self.index.note(key)
         worker = self._workers.get(self._shard_of(key))
         if worker is not None:
             _give(worker, key, value)

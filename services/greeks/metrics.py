@@ -35,6 +35,36 @@ BAR_LATE_TICKS_TOTAL = Counter(
 BAR_SECONDS_CUT_TOTAL = Counter(
     "tickfleet_greeks_bar_seconds_cut_total", "Seconds of which the beginning is not known"
 )
+# Requests for candles by outcome (`ok`, `abandoned`, `cancelled` or the code of the error). Many
+# `rate_limited`: more accounts, or fewer users; `timeout`: see ingest's calls to Kite.
+CANDLE_REQUESTS_TOTAL = Counter(
+    "tickfleet_greeks_candle_requests_total", "Requests for candles", ["outcome"]
+)
+# From the arrival of such a request to its last part. Much of it is waiting for Kite's limits.
+CANDLE_REQUEST_SECONDS = Histogram(
+    "tickfleet_greeks_candle_request_seconds",
+    "Time to answer a request for candles",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+# Requests to ingest: at most one per instrument and piece, none for days that are kept.
+CANDLE_FETCHES_TOTAL = Counter(
+    "tickfleet_greeks_candle_fetches_total", "Spans of candles asked for from ingest"
+)
+# Candles of options by where their forward came from. Much `synthetic` or `spot` with black76:
+# the futures of that exchange are not in the dump, or hardly trade.
+CANDLE_FORWARDS_TOTAL = Counter(
+    "tickfleet_greeks_candle_forwards_total", "Candles that got a forward", ["source"]
+)
+# Days of candles by what the store did (`hit`, `miss`, `stored`, `deleted`). Never `hit`: control
+# does not say which market is in force, or DATABASE_URL is not set.
+CANDLE_DAYS_TOTAL = Counter(
+    "tickfleet_greeks_candle_days_total", "Days of candles read or kept", ["outcome"]
+)
+# Times the store could not be used, by step (`read`, `write`, `sweep`, `decode`). Any: PostgreSQL
+# is away or its schema is old; requests are served, from Kite every time.
+CANDLE_STORE_FAILURES_TOTAL = Counter(
+    "tickfleet_greeks_candle_store_failures_total", "Failures of the store of candles", ["step"]
+)
 # Time from a fetched batch to its last publish. Above 0.05 s: conflation follows soon.
 BATCH_SECONDS = Histogram(
     "tickfleet_greeks_batch_seconds",

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from libs.common.settings import NatsSettings
+from libs.common.settings import NatsSettings, OptionalDatabaseSettings
 
 
-class GreeksSettings(NatsSettings):
+class GreeksSettings(NatsSettings, OptionalDatabaseSettings):
     """What a greeks worker is told; instruments come from the bucket, frames from the stream.
 
     Attributes:
@@ -41,6 +41,13 @@ class GreeksSettings(NatsSettings):
             published without a tick of a later second.
         bar_late_seconds: Ticks so many seconds behind the newest make a published bar again;
             older ones are counted and left out.
+        candles_concurrency: Requests for candles served at once; one more is refused as
+            unavailable.
+        candles_deadline_seconds: Who asks for candles gets each piece, or an error, within this:
+            time for four calls through ingest.
+        candles_stop_seconds: How long running requests may go on when the process stops.
+        candles_kept_days: Candles of days that are over are kept in PostgreSQL for so long after
+            they were fetched.
     """
 
     greeks_model: Literal["black76", "bsm"] = "black76"
@@ -66,3 +73,7 @@ class GreeksSettings(NatsSettings):
     batch_frames: int = Field(default=256, ge=1, le=10_000)
     bar_grace_seconds: float = Field(default=1.0, ge=0, le=60)
     bar_late_seconds: int = Field(default=5, ge=0, le=60)
+    candles_concurrency: int = Field(default=8, ge=1, le=1_000)
+    candles_deadline_seconds: float = Field(default=45.0, gt=0, le=300)
+    candles_stop_seconds: float = Field(default=3.0, ge=0, le=60)
+    candles_kept_days: float = Field(default=30.0, gt=0, le=3_650)

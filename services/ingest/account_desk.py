@@ -83,6 +83,12 @@ class AccountDesk:
         self._denied_minted_at_ns: dict[Call, int] = {}
 
     @property
+    def source(self) -> Source | None:
+        """Whose market the session in force is of; None without one."""
+        session = self._feed.usable_session
+        return None if session is None else session.source
+
+    @property
     def is_open(self) -> bool:
         """Whether there is a session to call with."""
         session = self._feed.usable_session
@@ -115,6 +121,7 @@ class AccountDesk:
             api_key=session.api_key,
             access_token=session.access_token,
             root=_root_of(session) or LIVE_ROOT,
+            source=session.source,
         )
         try:
             result = await work(access)

@@ -22,8 +22,10 @@ from libs.common.contracts.messages import (
     HistoryRequest,
     QuoteRequest,
     RpcError,
+    Source,
 )
 from services.ingest.domain import handover
+from services.ingest.domain.candle_piece import CandlePiece
 from services.ingest.domain.handover import Failure
 from services.ingest.errors import AccountFailedError, RequestError
 
@@ -45,7 +47,7 @@ class RemoteDesks:
 
     async def candles(
         self, account: str, tried: Iterable[str], until: float, request: HistoryRequest
-    ) -> list[Candle]:
+    ) -> CandlePiece:
         """Candles of one piece, whole or not at all.
 
         Args:
@@ -60,6 +62,7 @@ class RemoteDesks:
         """
         seconds = self._seconds(until)
         candles: list[Candle] = []
+        source: Source | None = None
         with _sorted(account):
             async with market_requests.history(
                 self._bus,
@@ -70,7 +73,8 @@ class RemoteDesks:
             ) as parts:
                 async for part in parts:
                     candles.extend(part.candles)
-        return candles
+                    source = part.source
+        return CandlePiece(candles, source)
 
     async def quotes(
         self, account: str, tried: Iterable[str], until: float, request: QuoteRequest

@@ -13,7 +13,6 @@ from libs.common.bus.errors import BusUnavailableError
 from libs.common.bus.service import Handler, Refusal, RequestService, ServiceRequest
 from libs.common.contracts import codec, subjects
 from libs.common.contracts.messages import (
-    Candle,
     HistoryPart,
     HistoryRequest,
     QuoteReply,
@@ -21,14 +20,16 @@ from libs.common.contracts.messages import (
     RpcError,
 )
 from libs.common.domain.candle_spans import Span, split
-from libs.common.kite.market_data import INSTRUMENTS_AT_ONCE, KiteMarketData
+from libs.common.kite.market_data import INSTRUMENTS_AT_ONCE, KiteAccess, KiteMarketData
 from libs.common.lifecycle import sleep_unless
 from services.ingest import metrics
 from services.ingest.account_desk import AccountDesk, Call, CallLines
 from services.ingest.account_feed import AccountFeed
 from services.ingest.dispatch import Dispatch, Served, Work
 from services.ingest.domain import request_checks
-from services.ingest.errors import RequestError
+from services.ingest.domain.candle_piece import CandlePiece
+from services.ingest.domain.handover import Failure
+from services.ingest.errors import AccountFailedError, RequestError
 from services.ingest.remote_desk import RemoteDesks
 from services.ingest.settings import IngestSettings
 
@@ -203,24 +204,26 @@ class Requests:
             served = await self._served(self._candles_work(wanted, span), request, account)
             await answer.piece(served, last=place == len(spans) - 1)
 
-    def _candles_work(self, wanted: HistoryRequest, span: Span) -> Work[list[Candle]]:
+    def _candles_work(self, wanted: HistoryRequest, span: Span) -> Work[CandlePiece]:
         piece = msgspec.structs.replace(wanted, start=span.start, end=span.end)
 
-        async def here(desk: AccountDesk, until: float | None) -> list[Candle]:
-            return await desk.call(
-                Call.HISTORY,
-                lambda access: self._market_data.candles(
-                    access,
-                    wanted.instrument_token,
-                    wanted.interval,
-                    span,
-                    oi=wanted.oi,
-                    continuous=wanted.continuous,
-                ),
-                until=until,
+        async def fetch(access: KiteAccess) -> CandlePiece:
+            candles = await self._market_data.candles(
+                access,
+                wanted.instrument_token,
+                wanted.interval,
+                span,
+                oi=wanted.oi,
+                continuous=wanted.continuous,
             )
+            return CandlePiece(candles, access.source)
 
-        async def there(account: str, tried: Iterable[str], until: float) -> list[Candle]:
+        async def here(desk: AccountDesk, until: float | None) -> CandlePiece:
+            if wanted.source is not None and desk.source is not wanted.source:
+                raise AccountFailedError(desk.account, Failure.OTHER_MARKET.value)
+            return await desk.call(Call.HISTORY, fetch, until=until)
+
+        async def there(account: str, tried: Iterable[str], until: float) -> CandlePiece:
             return await self._remote.candles(account, tried, until, piece)
 
         return Work(Call.HISTORY, here, there)
@@ -290,15 +293,16 @@ class _HistoryAnswer:
         self._request = request
         self._parts = 0
 
-    async def piece(self, served: Served[list[Candle]], *, last: bool) -> None:
+    async def piece(self, served: Served[CandlePiece], *, last: bool) -> None:
         """Send a piece of the span, in as many parts as it needs."""
         at_once = request_checks.CANDLES_PER_PART
-        candles = served.result
+        candles, source = served.result
         for first in range(0, max(len(candles), 1), at_once):
             await self._send(
                 HistoryPart(
                     candles=tuple(candles[first : first + at_once]),
                     account=served.account,
+                    source=source,
                     part=self._parts,
                     last=last and first + at_once >= len(candles),
                 )

@@ -1,7 +1,8 @@
-"""Asks the fleet for candles and quotes, and checks that the answers are whole."""
+"""Asks the fleet for candles, priced or not, and quotes; checks that the answers are whole."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ from libs.common.bus.errors import (
 from libs.common.bus.requests import request_stream
 from libs.common.contracts import codec, subjects
 from libs.common.contracts.messages import (
+    CandlesPart,
+    CandlesRequest,
     HistoryPart,
     HistoryRequest,
     QuoteReply,
@@ -23,7 +26,12 @@ from libs.common.contracts.messages import (
 
 # A little more than an ingest process takes to say that it cannot (REQUEST_DEADLINE_SECONDS).
 ANSWER_SECONDS = 25.0
+# The same of greeks, which fetches up to four instruments for a piece (CANDLES_DEADLINE_SECONDS).
+PRICED_ANSWER_SECONDS = 50.0
 _REJECTIONS = frozenset({"bad_request", "not_found"})
+_MIB = 1024 * 1024
+
+P = TypeVar("P", HistoryPart, CandlesPart)
 
 
 @asynccontextmanager
@@ -62,7 +70,47 @@ async def history(
         timeout_seconds=timeout_seconds,
         headers=headers,
     ) as answers:
-        yield _whole(subject, answers)
+        yield _whole(subject, answers, HistoryPart)
+
+
+@asynccontextmanager
+async def candles(
+    bus: Bus,
+    request: CandlesRequest,
+    *,
+    timeout_seconds: float = PRICED_ANSWER_SECONDS,
+    headers: Mapping[str, str] | None = None,
+    pending_bytes_limit: int = 64 * _MIB,
+) -> AsyncIterator[AsyncIterator[CandlesPart]]:
+    """Ask for candles with Greeks; iterate over the parts, oldest first.
+
+    Args:
+        bus: The connection.
+        request: Which candles.
+        timeout_seconds: How long to wait for each part.
+        headers: Of the request, such as `codec.HEADER_TIMEOUT_SECONDS`.
+        pending_bytes_limit: How much may wait for the reader; a part that is lost beyond it ends
+            the iteration with IncompleteAnswerError.
+
+    Raises:
+        ServiceRefusedError: The request is wrong, or the instrument unknown (while iterating).
+        ServiceBusyError: It cannot be served now (while iterating).
+        IncompleteAnswerError: A part was lost on the way (while iterating).
+        NoResponderError: No greeks process runs (while iterating).
+        RequestTimeoutError: The next part did not come in time (while iterating).
+        BusUnavailableError: The connection is down; nothing was sent.
+        DecodeError: An answer is no CandlesPart (while iterating).
+    """
+    async with request_stream(
+        bus,
+        subjects.RPC_CANDLES,
+        codec.to_json(request),
+        is_last=_is_last,
+        timeout_seconds=timeout_seconds,
+        headers=headers,
+        pending_bytes_limit=pending_bytes_limit,
+    ) as answers:
+        yield _whole(subjects.RPC_CANDLES, answers, CandlesPart)
 
 
 async def quotes(
@@ -91,10 +139,12 @@ async def quotes(
     return reply
 
 
-async def _whole(subject: str, answers: AsyncIterator[BusMessage]) -> AsyncIterator[HistoryPart]:
+async def _whole(
+    subject: str, answers: AsyncIterator[BusMessage], kind: type[P]
+) -> AsyncIterator[P]:
     expected = 0
     async for message in answers:
-        part = codec.from_json(HistoryPart, message.payload)
+        part = codec.from_json(kind, message.payload)
         # Before the numbers: a process that stops does not know how many parts went before.
         if part.error is not None:
             raise _raised(subject, part.error)

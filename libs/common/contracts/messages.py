@@ -770,6 +770,8 @@ class HistoryRequest(Message, frozen=True, kw_only=True):
         end: Last instant, epoch seconds; inclusive, not before `start`.
         oi: Whether candles carry open interest.
         continuous: Day candles of expired futures through a living contract's token.
+        source: Of this market alone: while the simulator stands in, live accounts are logged in
+            too, and the token means nothing to them. None: of whichever account serves it.
     """
 
     instrument_token: Token
@@ -778,6 +780,7 @@ class HistoryRequest(Message, frozen=True, kw_only=True):
     end: Annotated[int, Meta(ge=0)]
     oi: bool = False
     continuous: bool = False
+    source: Source | None = None
 
 
 class HistoryPart(Message, frozen=True, kw_only=True):

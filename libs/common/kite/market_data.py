@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 import msgspec
 
-from libs.common.contracts.messages import Candle, CandleInterval
+from libs.common.contracts.messages import Candle, CandleInterval, Source
 from libs.common.domain.candle_spans import Span
 from libs.common.domain.clock import IST
 from libs.common.kite.errors import (
@@ -42,11 +42,13 @@ class KiteAccess(msgspec.Struct, frozen=True, kw_only=True):
         api_key: The app's key: Kite counts calls by it.
         access_token: The session's token.
         root: Root of the REST interface, such as `https://api.kite.trade`.
+        source: Whether that is Kite or the simulator.
     """
 
     api_key: str
     access_token: str
     root: str
+    source: Source = Source.LIVE
 
     def __repr__(self) -> str:
         return f"KiteAccess(root={self.root!r}, …)"

@@ -158,7 +158,7 @@ def plan(
     """Make the table of the fleet's service processes.
 
     Each is told only what it needs: the broker's credentials reach control alone, the database
-    control and the gateways, the token secret the gateways.
+    control, greeks and the gateways, the token secret the gateways.
 
     Raises:
         KeyError: A process has no port.
@@ -208,7 +208,8 @@ def plan(
             },
             (NATS, POSTGRES, SIMULATOR),
         ),
-        "greeks": (bus, (NATS,)),
+        # For candles of days that are over; it neither waits for the database nor needs it.
+        "greeks": ({**bus, **database}, (NATS,)),
         "ingest": ({**bus, **encryption, **broker}, (SIMULATOR, *control)),
         "gateway": (
             {

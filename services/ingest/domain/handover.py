@@ -18,6 +18,7 @@ class Failure(StrEnum):
         SESSION_REFUSED: Kite refused its session just now (403).
         NOT_PERMITTED: Its app may not make this call.
         UNAVAILABLE: Kite did not answer, or with a fault of its own.
+        OTHER_MARKET: Its session is of another market than the one asked for.
         NO_RESPONDER: No process holds it with a usable session.
         NO_ANSWER: The process that holds it did not answer.
     """
@@ -28,6 +29,7 @@ class Failure(StrEnum):
     SESSION_REFUSED = "session_refused"
     NOT_PERMITTED = "not_permitted"
     UNAVAILABLE = "unavailable"
+    OTHER_MARKET = "other_market"
     NO_RESPONDER = "no_responder"
     NO_ANSWER = "no_answer"
 

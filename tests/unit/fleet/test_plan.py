@@ -68,7 +68,7 @@ def test_order_of_starting_has_no_circle_and_gateways_come_last():
 @pytest.mark.parametrize(
     ("secret", "services"),
     [
-        ("database-secret", {"control", "gateway"}),
+        ("database-secret", {"control", "gateway", "greeks"}),
         ("jwt-secret", {"gateway"}),
         ("encryption-secret", {"control", "ingest"}),
         (ACCOUNTS[0].totp_secret, {"control", "simulator"}),
