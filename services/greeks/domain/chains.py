@@ -197,8 +197,8 @@ def chains_of(
     """
     ids = ids[np.isfinite(forwards.forward[ids]) & (forwards.source[ids] != NONE)]
     ladders = Ladders.of(ids, forwards.forward[ids], table, book)
-    if not ladders.count.all():
-        ids = ids[ladders.count > 0]
+    if not ladders.sizes.all():
+        ids = ids[ladders.sizes > 0]
         ladders = Ladders.of(ids, forwards.forward[ids], table, book)
     if not ids.size:
         return
@@ -272,7 +272,7 @@ class _Shown(NamedTuple):
     @classmethod
     def of(cls, ladders: Ladders, each_side: int) -> "_Shown":
         first = np.maximum(ladders.atm - each_side, 0)
-        size = np.minimum(ladders.atm + each_side + 1, ladders.count) - first
+        size = np.minimum(ladders.atm + each_side + 1, ladders.sizes) - first
         places = first[:, None] + np.arange(int(size.max()))
         return cls(first, size, np.minimum(places, ladders.strikes.shape[1] - 1))
 

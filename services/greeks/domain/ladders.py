@@ -21,7 +21,7 @@ class Ladders(NamedTuple):
     Attributes:
         ids: Expiry ids [m].
         forward: Rupees [m].
-        count: How many strikes each has [m]; what lies beyond is padding.
+        sizes: How many strikes each has [m]; what lies beyond is padding.
         strikes: Ascending, rupees [m, w]; NaN as padding.
         calls: Slot of each strike's call, or `NOBODY` [m, w].
         puts: Likewise [m, w].
@@ -30,7 +30,7 @@ class Ladders(NamedTuple):
 
     ids: Ints
     forward: Floats
-    count: Ints
+    sizes: Ints
     strikes: Floats
     calls: Ints
     puts: Ints
@@ -48,12 +48,12 @@ class Ladders(NamedTuple):
         """
         calls, puts = table.calls[ids], table.puts[ids]
         streamed = np.isfinite(book.seen_s[calls]) | np.isfinite(book.seen_s[puts])
-        count = streamed.sum(axis=1)
+        sizes = streamed.sum(axis=1)
         rows, places = np.nonzero(streamed)
-        starts = np.cumsum(count) - count
+        starts = np.cumsum(sizes) - sizes
         at = (rows, np.arange(rows.size) - starts[rows])
         # One column at least, so that a position can be looked up in every ladder.
-        shape = (ids.size, max(int(count.max(initial=0)), 1))
+        shape = (ids.size, max(int(sizes.max(initial=0)), 1))
         strikes = np.full(shape, np.nan)
         strikes[at] = table.strikes[ids[rows], places]
         legs = np.full((2, *shape), NOBODY)
@@ -63,7 +63,7 @@ class Ladders(NamedTuple):
         return cls(
             ids=ids,
             forward=forward,
-            count=count,
+            sizes=sizes,
             strikes=strikes,
             calls=legs[0],
             puts=legs[1],

@@ -557,7 +557,7 @@ class Shard:
             greeks_ts=self._now_ns(),
             source=Source(self._source or Source.SIM),
         )
-        messages = []
+        messages: list[ExpiryMessage] = []
         for expiry_id, chain, curve in chains_of(
             expiry_ids,
             stamp,

@@ -97,15 +97,15 @@ def wing_volatilities(strikes: Floats, smile: Floats, forward: Floats, tte: Floa
     # Below the forward no call delta is under a half: the first one found is above it.
     outer = known & (delta <= WING_DELTA)
     high = outer.argmax(axis=1)
-    call = _between(smile, delta, before, high, WING_DELTA, is_there=outer.any(axis=1))
+    call = _between(smile, delta, before, high, WING_DELTA, is_outer=outer)
     outer = known & (delta >= 1.0 - WING_DELTA) & (strikes < forward[:, None])
     low = w - 1 - outer[:, ::-1].argmax(axis=1)
-    put = _between(smile, delta, after, low, 1.0 - WING_DELTA, is_there=outer.any(axis=1))
+    put = _between(smile, delta, after, low, 1.0 - WING_DELTA, is_outer=outer)
     return Wings(call, put)
 
 
 def _between(
-    smile: Floats, delta: Floats, neighbour: Ints, outer: Ints, at: float, *, is_there: Bools
+    smile: Floats, delta: Floats, neighbour: Ints, outer: Ints, at: float, *, is_outer: Bools
 ) -> Floats:
     """Volatility at a delta [m], between a strike's and its neighbour's toward the money.
 
@@ -115,11 +115,11 @@ def _between(
         neighbour: Position of each one's neighbour, outside of [0, w) for none [m, w].
         outer: Position of the strike at or beyond the delta [m].
         at: The delta, between those of the two.
-        is_there: Whether there is such a strike [m].
+        is_outer: Which strikes are; where `outer` is none of them there is none [m, w].
     """
     rows = np.arange(outer.size)
     inner = neighbour[rows, outer]
-    is_there = is_there & (inner >= 0) & (inner < smile.shape[1])
+    is_there = is_outer[rows, outer] & (inner >= 0) & (inner < smile.shape[1])
     inner = np.where(is_there, inner, outer)
     step = delta[rows, inner] - delta[rows, outer]
     # Strikes beyond the forward with absurd volatilities can lie on the same side of the delta.
