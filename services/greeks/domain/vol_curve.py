@@ -82,53 +82,39 @@ def wing_volatilities(strikes: Floats, smile: Floats, forward: Floats, tte: Floa
         forward: Rupees [m].
         tte: Years [m]; none left gives NaN.
     """
-    w = strikes.shape[1]
-    places = np.arange(w)
     with np.errstate(all="ignore"):
         total = smile * np.sqrt(tte)[:, None]
+        total = np.where(total > 0.0, total, np.nan)
         delta = ndtr(np.log(forward[:, None] / strikes) / total + 0.5 * total)
-    known = np.isfinite(delta)
-    # Nearest strike with a volatility before and after each place; -1 and w for none.
-    up_to = np.maximum.accumulate(np.where(known, places, -1), axis=1)
-    before = np.hstack((np.full((strikes.shape[0], 1), -1), up_to[:, :-1]))
-    from_on = np.minimum.accumulate(np.where(known, places, w)[:, ::-1], axis=1)[:, ::-1]
-    after = np.hstack((from_on[:, 1:], np.full((strikes.shape[0], 1), w)))
-
-    # Below the forward no call delta is under a half: the first one found is above it.
-    outer = known & (delta <= WING_DELTA)
-    high = outer.argmax(axis=1)
-    call = _between(smile, delta, before, high, WING_DELTA, is_outer=outer)
-    outer = known & (delta >= 1.0 - WING_DELTA) & (strikes < forward[:, None])
-    low = w - 1 - outer[:, ::-1].argmax(axis=1)
-    put = _between(smile, delta, after, low, 1.0 - WING_DELTA, is_outer=outer)
-    return Wings(call, put)
+    below = strikes < forward[:, None]
+    # Seen from the other end of the ladder, a put's delta is what a call's is from this one.
+    down = np.s_[:, ::-1]
+    return Wings(
+        call=_crossing(smile, delta, ~below, WING_DELTA),
+        put=_crossing(smile[down], 1.0 - delta[down], below[down], WING_DELTA),
+    )
 
 
-def _between(
-    smile: Floats, delta: Floats, neighbour: Ints, outer: Ints, at: float, *, is_outer: Bools
-) -> Floats:
-    """Volatility at a delta [m], between a strike's and its neighbour's toward the money.
+def _crossing(smile: Floats, delta: Floats, is_outer: Bools, at: float) -> Floats:
+    """Volatility [m] where the delta first falls to a value, from column to column.
 
     Args:
         smile: [m, w].
-        delta: [m, w].
-        neighbour: Position of each one's neighbour, outside of [0, w) for none [m, w].
-        outer: Position of the strike at or beyond the delta [m].
-        at: The delta, between those of the two.
-        is_outer: Which strikes are; where `outer` is none of them there is none [m, w].
+        delta: [m, w]; strikes without one are passed over.
+        is_outer: Which strikes may lie beyond the value [m, w].
+        at: The value; NaN is given where it is nowhere crossed.
     """
-    rows = np.arange(outer.size)
-    inner = neighbour[rows, outer]
-    is_there = is_outer[rows, outer] & (inner >= 0) & (inner < smile.shape[1])
-    inner = np.where(is_there, inner, outer)
-    step = delta[rows, inner] - delta[rows, outer]
-    # Strikes beyond the forward with absurd volatilities can lie on the same side of the delta.
-    encloses = np.abs(step) > np.abs(at - delta[rows, outer])
-    encloses &= np.sign(step) == np.sign(0.5 - at)
+    m, w = delta.shape
+    newest = np.maximum.accumulate(np.where(np.isfinite(delta), np.arange(w), -1), axis=1)
+    before = np.hstack((np.full((m, 1), -1), newest[:, :-1]))
+    inner_delta = np.take_along_axis(delta, np.maximum(before, 0), axis=1)
+    crosses = is_outer & (before >= 0) & (delta <= at) & (inner_delta > at)
+    rows, outer = np.arange(m), crosses.argmax(axis=1)
+    inner = before[rows, outer]
     with np.errstate(all="ignore"):
-        share = (at - delta[rows, outer]) / step
+        share = (at - delta[rows, outer]) / (inner_delta[rows, outer] - delta[rows, outer])
         found = smile[rows, outer] + share * (smile[rows, inner] - smile[rows, outer])
-    return np.where(is_there & encloses, found, np.nan)
+    return np.where(crosses[rows, outer], found, np.nan)
 
 
 def total_open_interest(oi: Ints) -> Ints:
