@@ -125,6 +125,7 @@ def policy_of(settings: GreeksSettings) -> Policy:
     return Policy(
         convention=convention,
         conventions=read_conventions(settings.greeks_conventions_file, convention),
+        chain_strikes=settings.chain_strikes,
         bar_grace_seconds=settings.bar_grace_seconds,
         bar_late_seconds=settings.bar_late_seconds,
     )

@@ -22,6 +22,20 @@ BAD_SETS_TOTAL = Counter("tickfleet_greeks_bad_instrument_sets_total", "Unreadab
 # Last values and forwards written.
 LAST_VALUES_TOTAL = Counter("tickfleet_greeks_last_values_total", "Last values written")
 FORWARDS_TOTAL = Counter("tickfleet_greeks_forwards_total", "Forwards published")
+# Chains and volatility curves published, by kind (`chain`, `curve`).
+CHAINS_TOTAL = Counter("tickfleet_greeks_chains_total", "Chains and curves published", ["kind"])
+# Chains that waited for their next turn, by reason: `rebuild` for a moment after a take-over;
+# `behind` grows: the worker does not keep up with its frames, add workers.
+CHAINS_SKIPPED_TOTAL = Counter(
+    "tickfleet_greeks_chains_skipped_total", "Chains not shown in their turn", ["reason"]
+)
+# Time to price and spell one group of chains, in which nothing else happens. Above 0.005 s: the
+# machine is too slow or too busy for so many strikes, lower CHAIN_STRIKES.
+CHAIN_TURN_SECONDS = Histogram(
+    "tickfleet_greeks_chain_turn_seconds",
+    "Time to make one group of chains",
+    buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1),
+)
 # Bars published, by version (`first`, `again`). Many `again`: ticks come late, see ingest's lag, or
 # raise BAR_GRACE_SECONDS.
 BARS_TOTAL = Counter("tickfleet_greeks_bars_total", "Bars published", ["version"])

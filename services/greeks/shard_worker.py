@@ -19,6 +19,7 @@ from libs.common.contracts.messages import Checkpoint, InstrumentSet, Source
 from libs.common.errors import RetryableError
 from libs.common.lifecycle import Lifecycle, sleep_unless
 from services.greeks import metrics
+from services.greeks.domain.chains import CHAIN_PHASES
 from services.greeks.domain.last_values import PHASES
 from services.greeks.domain.shard import Frame, Shard, Tally
 from services.greeks.errors import FrameHeaderError
@@ -67,6 +68,8 @@ class ShardWorker:
         self._published_until = 0
         self._worked_until = 0
         self._saved = 0
+        # Why chains wait: what they would show is the past.
+        self._chains_wait: str | None = "rebuild"
         self._forward_due_at = np.zeros(0)
         # Two tasks publish bars; a version must not overtake the one before it.
         self._bar_order = asyncio.Lock()
@@ -92,6 +95,7 @@ class ShardWorker:
         self._tasks = [
             self._life.spawn(self._read(), name="shard-read", may_end=True),
             self._life.spawn(self._refresh(), name="shard-refresh", may_end=True),
+            self._life.spawn(self._show_chains(), name="shard-chains", may_end=True),
             self._life.spawn(self._save(), name="shard-save", may_end=True),
         ]
 
@@ -196,12 +200,17 @@ class ShardWorker:
         if old:
             await self._work(old, conflate=True, publish=False)
         new = messages[len(old) :]
+        behind = False
         if new:
             age_ns = time.time_ns() - new[0].timestamp_ns
             behind = age_ns > self._settings.conflate_after_seconds * _NS_PER_SECOND
             if not await self._work(new, conflate=behind, publish=True):
                 return  # Not a step further: the next owner repeats the batch.
         last = messages[-1]
+        if behind and last.pending:
+            self._chains_wait = "behind"
+        elif new or not last.pending or last.sequence >= self._published_until:
+            self._chains_wait = None
         if new:
             self._published_until = 0
             # Not the greater of the two: a server that lost its newest messages counts from lower.
@@ -325,6 +334,46 @@ class ShardWorker:
             return
         self.state.bars.end_overdue(time.time_ns())
         await self._publish_bars()
+
+    # -- chains and volatility curves ------------------------------------------------------------
+
+    async def _show_chains(self) -> None:
+        """Publish chains and volatility curves, evenly over the interval."""
+        step_seconds = self._settings.chain_interval_seconds / CHAIN_PHASES
+        if not step_seconds:
+            return
+        loop = asyncio.get_running_loop()
+        phase = 0
+        due_at = loop.time()
+        while not self._stop.is_set():
+            # As with last values: evenly, and a late turn is not made up by two in a row.
+            due_at = max(due_at + step_seconds, loop.time())
+            if await sleep_unless(self._stop, max(0.0, due_at - loop.time())):
+                break
+            await self._publish_chains(phase)
+            phase += 1
+
+    async def _publish_chains(self, phase: int) -> None:
+        state = self.state
+        turns = state.chain_turns(phase)
+        if not turns or not self._lease.is_valid():
+            return
+        if self._chains_wait is not None:
+            # Their news is kept for the next turn.
+            skipped = sum(turn.size for turn in turns)
+            metrics.CHAINS_SKIPPED_TOTAL.labels(reason=self._chains_wait).inc(skipped)
+            return
+        for turn in turns:
+            started = time.perf_counter()
+            messages = state.take_chains(turn)
+            metrics.CHAIN_TURN_SECONDS.observe(time.perf_counter() - started)
+            for message in messages:
+                if await self._publish(message.subject, message.payload):
+                    metrics.CHAINS_TOTAL.labels(kind=message.kind).inc()
+                else:
+                    state.chains.touched[message.expiry_id] = True
+            # Ticks go first: they wait no longer than one group takes.
+            await asyncio.sleep(0)
 
     # -- checkpoints -----------------------------------------------------------------------------
 

@@ -47,6 +47,8 @@ class Expiry(msgspec.Struct, kw_only=True):
         calls: Slot of each strike's call, or `NOBODY`, int64[k].
         puts: Slot of each strike's put, or `NOBODY`, int64[k].
         subject: Where its forward is published.
+        chain_subject: Where its chain is published.
+        vol_subject: Where its volatility curve is published.
     """
 
     underlying_id: int
@@ -59,6 +61,8 @@ class Expiry(msgspec.Struct, kw_only=True):
     calls: Ints
     puts: Ints
     subject: str
+    chain_subject: str
+    vol_subject: str
 
 
 class BarSource(NamedTuple):
@@ -346,6 +350,8 @@ class InstrumentTable:
                     calls=none,
                     puts=none,
                     subject=subjects.forward(underlying, day),
+                    chain_subject=subjects.chain(underlying, day),
+                    vol_subject=subjects.vol_curve(underlying, day),
                 )
             )
         return expiry_id

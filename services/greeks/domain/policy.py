@@ -18,6 +18,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             time, since it is priced with the market's forward.
         parity_strikes: Strikes nearest the money whose parity forwards are taken together.
         parity_strikes_min: With fewer usable strikes than this there is no synthetic forward.
+        chain_strikes: Strikes on each side of the money that a chain shows.
         bar_grace_seconds: How long after its end a second waits for its ticks.
         bar_late_seconds: Ticks so many seconds behind still make a bar again.
     """
@@ -27,6 +28,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_max_lag_seconds: float = 30.0
     parity_strikes: int = 5
     parity_strikes_min: int = 3
+    chain_strikes: int = 15
     bar_grace_seconds: float = 1.0
     bar_late_seconds: int = 5
 

@@ -24,6 +24,7 @@ from services.greeks.domain.chain_pricer import (
     Quotes,
     price_options,
 )
+from services.greeks.domain.chains import Chains, Stamp, chains_of, or_none, turns
 from services.greeks.domain.expiry_terms import ExpiryTerms
 from services.greeks.domain.forward import SOURCES, Forwards
 from services.greeks.domain.fragments import (
@@ -35,6 +36,7 @@ from services.greeks.domain.fragments import (
     verdicts,
 )
 from services.greeks.domain.instrument_table import NOBODY, InstrumentTable
+from services.greeks.domain.ladders import Ladders
 from services.greeks.domain.last_values import LastValues
 from services.greeks.domain.market_clock import MarketClock
 from services.greeks.domain.packets import Packets, read_frames
@@ -46,6 +48,7 @@ from services.greeks.domain.tick_encoding import (
     encode,
     rows_of,
 )
+from services.greeks.domain.vol_curve import atm_volatility
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -88,6 +91,22 @@ class TickMessage(NamedTuple):
     subject: str
     payload: bytes
     slots: Ints
+
+
+class ExpiryMessage(NamedTuple):
+    """Something of one expiry, ready to be published.
+
+    Attributes:
+        expiry_id: Which expiry.
+        kind: `chain` or `curve`.
+        subject: Where it goes.
+        payload: JSON.
+    """
+
+    expiry_id: int
+    kind: str
+    subject: str
+    payload: bytes
 
 
 class Tally(msgspec.Struct):
@@ -174,6 +193,7 @@ class Shard:
         book: Their newest prices.
         terms: What each expiry is priced by.
         forwards: The forward of every expiry.
+        chains: Which expiries have news since their last chain.
         last_values: Newest ticks that are not yet written.
         bars: The underlyings' seconds.
         clock: The market's time.
@@ -193,6 +213,7 @@ class Shard:
         self.book = Book(self.table.capacity)
         self.terms = ExpiryTerms(calendar, policy)
         self.forwards = Forwards(0)
+        self.chains = Chains()
         self.last_values = LastValues(self.table.capacity)
         self.bars = Bars(
             epoch=epoch,
@@ -223,6 +244,7 @@ class Shard:
         self.bars.use_sources(update.underlying, self.table.bar_sources(update.underlying), reused)
         self.terms.use(self.table.expiries)
         self.forwards.grow(len(self.table.expiries))
+        self.chains.grow(len(self.table.expiries))
         if reused:
             slots = np.array(reused)
             self.book.forget(slots)
@@ -289,6 +311,7 @@ class Shard:
             tally.resets += 1
             self.book.forget()
             self.forwards.forget()
+            self.chains.forget()
             self.bars.restart()
         return packets, slots
 
@@ -297,6 +320,7 @@ class Shard:
         self.clock = MarketClock()
         self.book.forget()
         self.forwards.forget()
+        self.chains.forget()
         self.bars.restart()
 
     def _seen(self, packets: Packets) -> Floats:
@@ -375,6 +399,7 @@ class Shard:
         present[slots[table.expiry_id[slots] < 0]] = True
         which = np.flatnonzero(touched[:-1] | present[table.spot])
         self.forwards.update(which, table, self.book, market_s, self.terms, self._policy)
+        self.chains.touched[which] = True
 
     def _columns(
         self,
@@ -471,18 +496,24 @@ class Shard:
         Args:
             expiry_ids: Those whose turn it is; without a forward they are left out.
         """
-        forwards, table, book = self.forwards, self.table, self.book
-        market_s = float(self.clock.now_s)
-        now_ns = self._now_ns()
-        for expiry_id in expiry_ids.tolist():
-            forwards.touched[expiry_id] = False
-            value = float(forwards.forward[expiry_id])
+        forwards, table, book, terms = self.forwards, self.table, self.book, self.terms
+        forwards.touched[expiry_ids] = False
+        ids = expiry_ids[np.isfinite(forwards.forward[expiry_ids])]
+        market_s, now_ns = float(self.clock.now_s), self._now_ns()
+        ladders = Ladders.of(ids, forwards.forward[ids], table, book)
+        smile = ladders.remembered_smile(book, market_s - terms.smile_age_s[ids])
+        atm_strike = ladders.atm_strike
+        atm_iv = atm_volatility(ladders.strikes, smile, ladders.forward, ladders.atm)
+        straddle = ladders.straddle(book, market_s - terms.quote_age_s[ids])
+        skew = self.chains.skews(ids, now_ns)
+        tte, settles = terms.years(ids, market_s), terms.settles(ids, market_s)
+        for row, expiry_id in enumerate(ids.tolist()):
+            value = float(ladders.forward[row])
             name = SOURCES[int(forwards.source[expiry_id])]
-            if name is None or not np.isfinite(value):
-                continue
+            if name is None:
+                continue  # The market was forgotten while the forwards before it were sent.
             expiry = table.expiries[expiry_id]
-            spot = _or_none(book.last_price[table.spot[expiry_id]])
-            one = np.array([expiry_id])
+            spot = or_none(book.last_price[table.spot[expiry_id]])
             message = Forward(
                 underlying=expiry.underlying,
                 expiry=expiry.day,
@@ -490,39 +521,60 @@ class Shard:
                 source=ForwardSource(name),
                 spot=spot,
                 basis=None if spot is None else value - spot,
-                dispersion=_or_none(forwards.dispersion[expiry_id]),
-                **self._at_the_money(expiry_id, value, market_s),
-                tte=float(self.terms.years(one, market_s)[0]),
-                settlement=bool(self.terms.settles(one, market_s)[0]),
-                convention=self.terms.conventions[expiry_id],
+                dispersion=or_none(forwards.dispersion[expiry_id]),
+                atm_strike=or_none(atm_strike[row]),
+                atm_iv=or_none(atm_iv[row]),
+                straddle=or_none(straddle[row]),
+                skew_25d=or_none(skew[row]),
+                tte=float(tte[row]),
+                settlement=bool(settles[row]),
+                convention=terms.conventions[expiry_id],
                 exchange_ts=self.clock.now_s * 1_000_000_000 or None,
                 greeks_ts=now_ns,
                 feed=Source(self._source or Source.SIM),
             )
             yield expiry.subject, codec.to_json(message)
 
-    def _at_the_money(
-        self, expiry_id: int, forward: float, market_s: float
-    ) -> dict[str, float | None]:
-        """Strike, volatility and straddle nearest the forward; None where unknown."""
-        expiry = self.table.expiries[expiry_id]
-        book, terms = self.book, self.terms
-        # Only strikes that somebody streams: the dump lists hundreds that nobody does.
-        streamed = np.isfinite(book.seen_s[expiry.calls]) | np.isfinite(book.seen_s[expiry.puts])
-        if not streamed.any():
-            return {"atm_strike": None, "atm_iv": None, "straddle": None}
-        distance = np.where(streamed, np.abs(expiry.strikes - forward), np.inf)
-        at = int(distance.argmin())
-        legs = np.array([expiry.calls[at], expiry.puts[at]])
-        fresh = book.iv_seen_s[legs] >= market_s - terms.smile_age_s[expiry_id]
-        ivs = book.iv[legs][fresh & np.isfinite(book.iv[legs])]
-        mids = book.mid(legs, market_s - terms.quote_age_s[expiry_id])
-        prices = np.where(np.isfinite(mids), mids, book.last_price[legs])
-        return {
-            "atm_strike": float(expiry.strikes[at]),
-            "atm_iv": float(ivs.mean()) if ivs.size else None,
-            "straddle": _or_none(prices.sum()),
-        }
+    def chain_turns(self, phase: int) -> list[Ints]:
+        """Expiries whose turn it is to show their chain, in groups of bounded cost.
+
+        Args:
+            phase: Counts the turns up; there are `CHAIN_PHASES` in an interval.
+        """
+        return list(turns(self.chains.due(phase), self.table, self.book))
+
+    def take_chains(self, expiry_ids: Ints) -> list[ExpiryMessage]:
+        """Price one group of expiries anew; spell chain and volatility curve of each.
+
+        Args:
+            expiry_ids: Those without a forward, or of which nobody streams an option, are left
+                out; all of them wait for their next tick.
+        """
+        self.chains.touched[expiry_ids] = False
+        stamp = Stamp(
+            market_s=self.clock.now_s,
+            epoch=self.epoch,
+            greeks_ts=self._now_ns(),
+            source=Source(self._source or Source.SIM),
+        )
+        messages: list[ExpiryMessage] = []
+        for expiry_id, chain, curve in chains_of(
+            expiry_ids,
+            stamp,
+            self.table,
+            self.book,
+            self.forwards,
+            self.terms,
+            each_side=self._policy.chain_strikes,
+            engine=self._engine,
+        ):
+            self.chains.note(curve, expiry_id)
+            expiry = self.table.expiries[expiry_id]
+            messages += (
+                ExpiryMessage(expiry_id, "chain", expiry.chain_subject, codec.to_json(chain)),
+                ExpiryMessage(expiry_id, "curve", expiry.vol_subject, codec.to_json(curve)),
+            )
+        return messages
 
 
 def _turns(rounds: Sequence[Ints]) -> Iterator[list[Ints]]:
@@ -563,7 +615,3 @@ def _spread(values: Floats, rows: Ints, n: int) -> Floats:
     spread = np.full((*values.shape[:-1], n), np.nan)
     spread[..., rows] = values
     return spread
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
