@@ -8,7 +8,7 @@ the same algorithm for few rows; the tests hold the two together.
 
 from __future__ import annotations
 
-from math import pi
+from math import pi, sqrt
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 POLYA: Final = 2.0 / pi - 0.5
 """Exponent left over when Polya's e^(2|x|/π) is written as e^(|x|/2)·e^(POLYA·|x|)."""
 ROUNDING: Final = 2.0**-53
+LEAST_VOLATILITY: Final = sqrt(2.0 * pi)
+"""Least total volatility over normalised value: the slope of b(x, ·) is at most 1/√(2π)."""
 
 
 def first_guess(m: Moneyness, beta: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -56,7 +58,9 @@ def first_guess(m: Moneyness, beta: FloatArray) -> tuple[FloatArray, NDArray[np.
     inflection = 0.5 * np.sqrt(1.0 - polya_ratio * polya_ratio) / m.ratio - m.sinh_half
     below = beta < inflection
     total = outer + inner
-    return np.where(below, 2.0 * m.x_abs / total, total), below
+    guess = np.where(below, 2.0 * m.x_abs / total, total)
+    # At the money 1 - u rounds to 1 for prices below 1e-8 of the forward, and the guess to 0.
+    return np.maximum(guess, LEAST_VOLATILITY * beta), below
 
 
 def total_volatility(m: Moneyness, beta: FloatArray) -> FloatArray:

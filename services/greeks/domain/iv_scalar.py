@@ -10,7 +10,7 @@ from math import erfc, exp, expm1, log, log1p, nan, pi, sqrt
 from typing import Final
 
 from services.greeks.domain.black import DAYS_PER_YEAR, INV_SQRT_2PI, SMALL_T, SQRT_HALF
-from services.greeks.domain.iv_batch import POLYA, ROUNDING
+from services.greeks.domain.iv_batch import LEAST_VOLATILITY, POLYA, ROUNDING
 from services.greeks.domain.iv_status import Status, classify_row
 
 Row = tuple[int, float, float, float, float, float, float]
@@ -100,9 +100,10 @@ def _first_guess(beta: float, x_abs: float, ratio: float, sinh_half: float) -> t
     total = sqrt(gamma + x_abs) + sqrt(max(gamma - x_abs, 0.0))
     polya_ratio = ratio * decay
     inflection = 0.5 * sqrt(1.0 - polya_ratio * polya_ratio) / ratio - sinh_half
+    least = LEAST_VOLATILITY * beta
     if beta < inflection:
-        return 2.0 * x_abs / total, True
-    return total, False
+        return max(2.0 * x_abs / total, least), True
+    return max(total, least), False
 
 
 def _normalised_value(
