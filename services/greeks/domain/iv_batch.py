@@ -8,7 +8,7 @@ the same algorithm for few rows; the tests hold the two together.
 
 from __future__ import annotations
 
-from math import pi
+from math import pi, sqrt
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 POLYA: Final = 2.0 / pi - 0.5
 """Exponent left over when Polya's e^(2|x|/π) is written as e^(|x|/2)·e^(POLYA·|x|)."""
 ROUNDING: Final = 2.0**-53
+LEAST_VOLATILITY: Final = sqrt(2.0 * pi)
+"""Least total volatility over normalised value: the slope of b(x, ·) is at most 1/√(2π)."""
 
 
 def first_guess(m: Moneyness, beta: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -70,6 +72,8 @@ def first_guess(m: Moneyness, beta: FloatArray) -> tuple[FloatArray, NDArray[np.
     total += np.sqrt(gamma, out=gamma)
     below = beta < inflection
     np.divide(2.0 * x, total, out=total, where=below)
+    # At the money 1 - u rounds to 1 for prices below 1e-8 of the forward, and the guess to 0.
+    np.maximum(total, LEAST_VOLATILITY * beta, out=total)
     return total, below
 
 

@@ -10,7 +10,7 @@ from math import erfc, exp, expm1, log, log1p, nan, pi, sinh, sqrt
 from typing import Final
 
 from services.greeks.domain.black import DAYS_PER_YEAR, INV_SQRT_2PI, SMALL_T, SQRT_HALF
-from services.greeks.domain.iv_batch import POLYA, ROUNDING
+from services.greeks.domain.iv_batch import LEAST_VOLATILITY, POLYA, ROUNDING
 from services.greeks.domain.iv_status import Status, classify_row
 
 Row = tuple[int, float, float, float, float, float, float]
@@ -126,9 +126,10 @@ def _first_guess(
     constant = u * max(1.0 - u, ROUNDING)
     gamma = (-0.5 * pi) * log(2.0 * constant / (linear + sqrt(linear * linear + rest * constant)))
     total = sqrt(gamma + x_abs) + sqrt(max(gamma - x_abs, 0.0))
+    least = LEAST_VOLATILITY * beta
     if beta < sqrt(-expm1((-4.0 / pi) * x_abs)) * (0.25 / half_ratio) - sinh_half:
-        return 2.0 * x_abs / total, True
-    return total, False
+        return max(2.0 * x_abs / total, least), True
+    return max(total, least), False
 
 
 def _normalised_value(

@@ -1,11 +1,14 @@
-"""Generates the golden tables of this folder with mpmath at 60 digits: run it to refresh them.
+"""Generates the golden tables of this folder with mpmath at 60 digits, and reads them.
 
 Each row holds the inputs as float64 (written with `repr`, so they read back exactly), and what
 exact arithmetic makes of them: the implied volatility of that very price, rounded to float64 once,
 and the Greeks at that volatility. The formulas are written from the textbook (Haug, "The Complete
 Guide to Option Pricing Formulas"), not from the code under test.
 
-    python tests/golden/greeks/generate.py
+A table is a grid of volatilities from one minute to five years and five and a half standard
+deviations to each side, and prices next to what an option is worth at no and at endless volatility.
+
+    python -m tests.golden.greeks.generate
 """
 
 from __future__ import annotations
@@ -13,24 +16,35 @@ from __future__ import annotations
 import csv
 import math
 import random
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
+import mpmath
 from mpmath import mp, mpf
 
 mp.dps = 60
 HERE = Path(__file__).parent
+SEEDS = {"black76": 76, "bsm": 73}
+"""The tables and what their random choices begin with."""
 HEADER = (
     "flag", "price", "forward", "strike", "tte", "df", "spot",
-    "iv", "delta", "gamma", "theta", "vega", "rho", "point",
+    "iv", "delta", "gamma", "theta", "vega", "rho",
 )  # fmt: skip
-MINUTE = 1 / (365 * 24 * 60)
+MINUTE = 60 / (365 * 86_400)
 EXPIRIES = (
-    1.5 * MINUTE, 10 * MINUTE, 1 / 365 / 24, 0.25 / 365, 1 / 365, 5.6 / 365, 30 / 365, 0.25, 1, 3
+    MINUTE, 1.5 * MINUTE, 10 * MINUTE, 1 / 365 / 24, 0.25 / 365, 1 / 365, 5.6 / 365, 30 / 365,
+    0.25, 1, 3, 5,
 )  # fmt: skip
 VOLATILITIES = (0.01, 0.05, 0.15, 0.4, 1, 3)
-STANDARD_DEVIATIONS = (-4.5, -2.5, -1, -0.1, 0, 0.1, 1, 2.5, 4.5)
+STANDARD_DEVIATIONS = (-5.5, -4.5, -3.5, -2.5, -1, -0.1, 0, 0.1, 1, 2.5, 3.5, 4.5, 5.5)
 FORWARDS = (23659.85, 51432.4, 812.35, 117.05)
 RATES = (0, 0.065, -0.01)
+BOUNDARY_EXPIRIES = (MINUTE, 1 / 365 / 24, 1 / 365, 30 / 365, 1, 5)
+BOUNDARY_STRIKES = (0.5, 0.9, 0.97, 0.999, 1.0, 1.001, 1.03, 1.1, 2.0)
+"""Times the forward."""
+TIME_VALUES = (2.5e-9, 1e-7, 1e-5, 0.6, 0.999)
+"""Times the forward where small: next to intrinsic; times the greatest one where large."""
 
 
 def normal_cdf(z):
@@ -90,54 +104,114 @@ def greeks(flag, forward, strike, tte, df, vol, spot):
     return delta, gamma, theta, vega, rho
 
 
-def row(flag, forward, strike, tte, df, vol, spot):
+class Case(NamedTuple):
+    """An option, and either what volatility or what price it has."""
+
+    flag: int
+    forward: float
+    strike: float
+    tte: float
+    df: float
+    vol: float | None = None
+    price: float | None = None
+
+
+def row(case, spot):
     """Build one row, or None where a float64 price holds no volatility worth a row."""
-    price = float(black_price(flag, mpf(forward), mpf(strike), mpf(tte), mpf(df), mpf(vol)))
-    intrinsic = max(flag * (mpf(forward) - mpf(strike)), mpf(0))
-    time_value = mpf(price) / mpf(df) - intrinsic
+    flag = case.flag
+    forward, strike, tte, df = (mpf(value) for value in case[1:5])
+    price, guess = case.price, case.vol
+    if price is None:
+        price = float(black_price(flag, forward, strike, tte, df, mpf(case.vol)))
+    time_value = mpf(price) / df - max(flag * (forward - strike), mpf(0))
     if price <= 0 or time_value <= mpf(2e-9) * forward:
         return None
     if time_value >= min(forward, strike) * mpf(1 - 1e-12):
         return None
-    exact = implied_volatility(flag, mpf(price), mpf(forward), mpf(strike), mpf(tte), mpf(df), vol)
+    if guess is None:
+        guess = near_volatility(time_value, forward, strike, tte)
+    exact = implied_volatility(flag, mpf(price), forward, strike, tte, df, guess)
     held = None if spot is None else mpf(spot)
-    values = greeks(flag, mpf(forward), mpf(strike), mpf(tte), mpf(df), exact, held)
-    # What one vol point moves the price: tradable options are those where it is at least 0.005.
-    point = values[3]
-    return (flag, price, forward, strike, tte, df, spot, exact, *values, point)
+    values = greeks(flag, forward, strike, tte, df, exact, held)
+    return (flag, price, *case[1:5], spot, exact, *values)
 
 
-def table(name, *, with_spot, seed):
-    """Write one table: the grid, then random rows between its lines."""
-    chance = random.Random(seed)
-    cases = [
-        (flag, chance.choice(FORWARDS), tte, vol, deviation, chance.choice(RATES))
-        for tte in EXPIRIES
-        for vol in VOLATILITIES
-        for deviation in STANDARD_DEVIATIONS
-        for flag in (1, -1)
+def near_volatility(time_value, forward, strike, tte):
+    """Bisect for a volatility near enough for Newton's method."""
+    side = 1 if forward < strike else -1
+    low, high = mpf(0), 40 / mp.sqrt(tte)
+    for _ in range(40):
+        middle = (low + high) / 2
+        if black_price(side, forward, strike, tte, mpf(1), middle) < time_value:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def grid(chance):
+    """Yield options of whole volatilities at listed strikes, whole deviations from the money."""
+    for tte, vol, deviation, flag in product(EXPIRIES, VOLATILITIES, STANDARD_DEVIATIONS, (1, -1)):
+        forward, rate = chance.choice(FORWARDS), chance.choice(RATES)
+        if abs(deviation * vol * math.sqrt(tte)) > 7:
+            continue  # A strike a thousand times the forward is not listed.
+        strike = forward * math.exp(deviation * vol * math.sqrt(tte))
+        # Listed strikes lie on a grid; next to the money near expiry only exact ones exist.
+        strike = float(round(strike)) if tte > 0.01 else round(strike, 2)
+        if strike > 0:
+            yield Case(flag, forward, strike, tte, math.exp(-rate * tte), vol=vol)
+
+
+def boundaries(chance):
+    """Yield options whose price is next to intrinsic, or to the most that they may cost."""
+    for tte, ratio, share in product(BOUNDARY_EXPIRIES, BOUNDARY_STRIKES, TIME_VALUES):
+        flag, forward, rate = chance.choice((1, -1)), chance.choice(FORWARDS), chance.choice(RATES)
+        strike, df = round(forward * ratio, 2), math.exp(-rate * tte)
+        time_value = share * (forward if share < 0.1 else min(forward, strike))
+        price = df * (max(flag * (forward - strike), 0.0) + time_value)
+        yield Case(flag, forward, strike, tte, df, price=price)
+
+
+def cases(model):
+    """Yield the options of a table, each with the spot it is held against (None for Black-76)."""
+    chance = random.Random(SEEDS[model])
+    for case in (*grid(chance), *boundaries(chance)):
+        spot = round(case.forward * case.df * math.exp(0.012 * case.tte), 2)
+        yield case, spot if model == "bsm" else None
+
+
+def told(model):
+    """Say in one line how a table came about."""
+    return (
+        f"# {model}: python -m tests.golden.greeks.generate, mpmath {mpmath.__version__} at "
+        f"{mp.dps} digits, seed {SEEDS[model]}\n"
+    )
+
+
+def spelled(values):
+    """Write the values of a row as they read back exactly."""
+    return [
+        "" if value is None else repr(value if isinstance(value, int) else float(value))
+        for value in values
     ]
-    with (HERE / name).open("w", newline="") as file:
+
+
+def write(model):
+    """Write one table."""
+    with (HERE / f"{model}.csv").open("w", newline="") as file:
+        file.write(told(model))
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
-        for flag, forward, tte, vol, deviation, rate in cases:
-            if abs(deviation * vol * math.sqrt(tte)) > 7:
-                continue  # A strike a thousand times the forward is not listed.
-            strike = forward * math.exp(deviation * vol * math.sqrt(tte))
-            # Listed strikes lie on a grid; next to the money near expiry only exact ones exist.
-            strike = float(round(strike)) if tte > 0.01 else round(strike, 2)
-            if strike <= 0:
-                continue
-            df = math.exp(-rate * tte)
-            spot = round(forward * df * math.exp(0.012 * tte), 2) if with_spot else None
-            made = row(flag, forward, strike, tte, df, vol, spot)
-            if made is not None:
-                writer.writerow(
-                    "" if value is None else repr(value if isinstance(value, int) else float(value))
-                    for value in made
-                )
+        rows = (row(case, spot) for case, spot in cases(model))
+        writer.writerows(spelled(values) for values in rows if values is not None)
+
+
+def read(model):
+    """Read one table: how it came about, and its rows as text by column."""
+    with (HERE / f"{model}.csv").open(newline="") as file:
+        return file.readline(), list(csv.DictReader(file))
 
 
 if __name__ == "__main__":
-    table("black76.csv", with_spot=False, seed=76)
-    table("bsm.csv", with_spot=True, seed=73)
+    for name in SEEDS:
+        write(name)

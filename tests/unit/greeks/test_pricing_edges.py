@@ -54,6 +54,10 @@ EDGES = [
     ({"df": math.nan}, Status.BAD_INPUT),
     ({"df": math.inf}, Status.BAD_INPUT),
     ({"strike": 24500.0, "price": 0.5}, Status.OK),
+    # At the money exactly, where a price this small makes the first guess 0 but for its floor.
+    ({"strike": 23659.85, "price": 6e-5}, Status.OK),
+    ({"strike": 23659.85, "price": 6e-5, "flag": -1}, Status.OK),
+    ({"strike": 23659.85, "price": 2e-5}, Status.BELOW_INTRINSIC),
     ({"strike": 30000.0, "price": 0.05}, Status.LOW_VEGA),
     ({"strike": 23700.0, "price": 0.05, "tte": 120 / SECONDS_PER_YEAR}, Status.LOW_VEGA),
 ]

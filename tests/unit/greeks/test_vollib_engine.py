@@ -1,10 +1,8 @@
 """vollib as an oracle for our engine, and as the engine that can be selected instead."""
 
-import csv
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +12,11 @@ from hypothesis import strategies as st
 from services.greeks import vollib_engine
 from services.greeks.domain import pricing
 from services.greeks.domain.pricing import Status
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "greeks"
+from tests.golden.greeks import generate
 
 
 def golden(model):
-    with (GOLDEN / f"{model}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    _, rows = generate.read(model)
     columns = {
         name: np.array([float(row[name]) for row in rows])
         for name in ("price", "forward", "strike", "tte", "df", "iv", "vega")
@@ -48,8 +44,13 @@ def test_engines_agree_on_volatility_and_status_of_tradable_options(model):
     assert our_status.tolist() == their_status.tolist()
     tradable = table["vega"] > 0.005
     moneyness = table["strike"] / table["forward"]
-    listed = tradable & (moneyness > 0.4) & (moneyness < 2.5)
-    assert np.abs(ours[0] - theirs[0])[listed].max() < 5e-12
+    listed = tradable & (moneyness > 0.4) & (moneyness < 2.5) & (table["iv"] < 3.001)
+    assert listed.sum() > 900
+    error = np.abs(ours[0] - theirs[0])
+    assert error[listed].max() < 1e-9
+    # And by far less, but for what the last digit of a mostly intrinsic price is worth.
+    last_digit = np.spacing(np.maximum(table["price"], table["forward"]))
+    assert (error <= 3e-12 + last_digit / (100 * table["vega"]))[listed].all()
 
 
 @pytest.mark.parametrize("name", pricing.GREEKS)
