@@ -30,6 +30,8 @@ def expiry(underlying: str, exchange: str, day: date) -> Expiry:
         calls=empty,
         puts=empty,
         subject="",
+        chain_subject="",
+        vol_subject="",
     )
 
 
