@@ -18,6 +18,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             time, since it is priced with the market's forward.
         parity_strikes: Strikes nearest the money whose parity forwards are taken together.
         parity_strikes_min: With fewer usable strikes than this there is no synthetic forward.
+        reprice_interval_seconds: An option is priced anew without a packet at most so often; 0 for
+            never.
         bar_grace_seconds: How long after its end a second waits for its ticks.
         bar_late_seconds: Ticks so many seconds behind still make a bar again.
     """
@@ -27,6 +29,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_max_lag_seconds: float = 30.0
     parity_strikes: int = 5
     parity_strikes_min: int = 3
+    reprice_interval_seconds: float = 0.5
     bar_grace_seconds: float = 1.0
     bar_late_seconds: int = 5
 
