@@ -32,6 +32,7 @@ from services.greeks.convention_file import read_conventions
 from services.greeks.domain import pricing
 from services.greeks.domain.chain_pricer import Engine
 from services.greeks.domain.policy import Policy
+from services.greeks.domain.reprice_budget import RepriceBudget
 from services.greeks.domain.shard import Shard
 from services.greeks.domain.terms import Model
 from services.greeks.instrument_index import InstrumentIndex
@@ -126,6 +127,7 @@ def policy_of(settings: GreeksSettings) -> Policy:
         convention=convention,
         conventions=read_conventions(settings.greeks_conventions_file, convention),
         chain_strikes=settings.chain_strikes,
+        reprice_interval_seconds=settings.reprice_interval_seconds,
         bar_grace_seconds=settings.bar_grace_seconds,
         bar_late_seconds=settings.bar_late_seconds,
     )
@@ -159,6 +161,7 @@ class WorkerSet:
         self._life = life
         self._policy = policy
         self._engine = engine
+        self._reprice_budget = RepriceBudget(settings.reprice_ticks_per_second)
         self._status = Bucket(bus, streams.STATUS.name)
         self._workers: dict[int, ShardWorker] = {}
         # Counts of terms that have ended.
@@ -186,7 +189,9 @@ class WorkerSet:
             engine=self._engine,
             now_ns=time.time_ns,
         )
-        worker = ShardWorker(self._bus, lease, state, self._settings, self._life)
+        worker = ShardWorker(
+            self._bus, lease, state, self._settings, self._life, self._reprice_budget
+        )
         # Known before its instruments are read, so that a change meanwhile reaches it.
         self._workers[shard] = worker
         for key in self.instruments:
@@ -228,6 +233,7 @@ class WorkerSet:
         while not await sleep_unless(stop, STATUS_INTERVAL_SECONDS):
             status = self.status()
             metrics.LAG_FRAMES.set(status.lag_messages)
+            metrics.REPRICE_DUE.set(self._reprice_budget.waiting)
             self._show_shards()
             try:
                 await self._status.put(key, codec.to_json(status))
@@ -251,7 +257,7 @@ class WorkerSet:
 def _give(worker: ShardWorker, key: str, value: bytes | None) -> None:
     """Hand a worker one instrument set; an unreadable one is counted, the one before stays."""
     if value is None:
-        worker.state.table.forget(subjects.unescape(key))
+        worker.state.forget_instruments(subjects.unescape(key))
         return
     try:
         update = codec.from_msgpack(InstrumentSet, value)

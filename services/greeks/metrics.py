@@ -5,6 +5,14 @@ from prometheus_client import Counter, Gauge, Histogram
 # Ticks published, by status of the option (`none` for futures, indices and shares). Much
 # `no_forward`: nothing of the underlying is subscribed; `stale_forward`: its feed is quiet.
 TICKS_TOTAL = Counter("tickfleet_greeks_ticks_total", "Ticks published", ["status"])
+# Ticks of options priced without a packet, because their forward moved or time passed, by status.
+# Many times the ticks above: raise REPRICE_INTERVAL_SECONDS if subscribers cannot follow.
+REPRICED_TICKS_TOTAL = Counter(
+    "tickfleet_greeks_repriced_ticks_total", "Ticks priced anew without a packet", ["status"]
+)
+# Options whose turn to be priced anew has come. Stays high: REPRICE_TICKS_PER_SECOND is too small,
+# or the worker is behind (it serves frames first): add workers.
+REPRICE_DUE = Gauge("tickfleet_greeks_reprice_due", "Options waiting to be priced anew")
 # Packets made obsolete by newer ones. Growing steadily: the worker is behind, add workers.
 CONFLATED_TOTAL = Counter("tickfleet_greeks_conflated_total", "Packets left out for newer ones")
 # Packets of instruments that no instrument set holds: the dump is older than the plan.

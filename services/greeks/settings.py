@@ -26,7 +26,7 @@ class GreeksSettings(NatsSettings, OptionalDatabaseSettings):
         forward_interval_seconds: Forwards are published at most so often per expiry.
         reprice_interval_seconds: An option whose forward moved is priced anew at most so often
             without a packet of its own; 0 prices it with its next packet only.
-        reprice_ticks_per_second: At most so many such ticks per shard; options wait their turn.
+        reprice_ticks_per_second: At most so many such ticks per worker; options wait their turn.
         chain_interval_seconds: Chains and volatility curves are published so often per expiry;
             0 for never.
         chain_strikes: Strikes on each side of the money that a chain shows.

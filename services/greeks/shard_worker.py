@@ -21,8 +21,10 @@ from libs.common.lifecycle import Lifecycle, sleep_unless
 from services.greeks import metrics
 from services.greeks.domain.chains import CHAIN_PHASES
 from services.greeks.domain.last_values import PHASES
+from services.greeks.domain.reprice_budget import RepriceBudget
 from services.greeks.domain.shard import Frame, Shard, Tally
 from services.greeks.errors import FrameHeaderError
+from services.greeks.repricer import Repricer
 from services.greeks.settings import GreeksSettings
 
 _NS_PER_SECOND: Final = 1_000_000_000
@@ -41,6 +43,7 @@ class ShardWorker:
         state: The shard's market.
         settings: Intervals and limits.
         life: Owns the tasks.
+        budget: What the process may price anew.
 
     Attributes:
         shard: Number of the shard.
@@ -50,7 +53,13 @@ class ShardWorker:
     """
 
     def __init__(
-        self, bus: Bus, lease: Lease, state: Shard, settings: GreeksSettings, life: Lifecycle
+        self,
+        bus: Bus,
+        lease: Lease,
+        state: Shard,
+        settings: GreeksSettings,
+        life: Lifecycle,
+        budget: RepriceBudget,
     ) -> None:
         self.shard = int(lease.resource)
         self.state = state
@@ -73,6 +82,16 @@ class ShardWorker:
         self._forward_due_at = np.zeros(0)
         # Two tasks publish bars; a version must not overtake the one before it.
         self._bar_order = asyncio.Lock()
+        # Frames and re-pricing take turns at the state.
+        self._order = asyncio.Lock()
+        self._repricer = Repricer(
+            self.shard,
+            state,
+            budget,
+            publish=self._publish,
+            may_publish=lambda: bus.is_connected and lease.is_valid(),
+            order=self._order,
+        )
 
     @property
     def is_reading(self) -> bool:
@@ -98,6 +117,9 @@ class ShardWorker:
             self._life.spawn(self._show_chains(), name="shard-chains", may_end=True),
             self._life.spawn(self._save(), name="shard-save", may_end=True),
         ]
+        if self._settings.reprice_interval_seconds:
+            run = self._repricer.run(self._stop)
+            self._tasks.append(self._life.spawn(run, name="shard-reprice", may_end=True))
 
     async def end(self) -> None:
         """Stop, and on a hand-over save how far the shard was read."""
@@ -199,6 +221,7 @@ class ShardWorker:
         old = [m for m in messages if m.sequence <= self._published_until]
         if old:
             await self._work(old, conflate=True, publish=False)
+            self.state.owe()
         new = messages[len(old) :]
         behind = False
         if new:
@@ -216,6 +239,10 @@ class ShardWorker:
             # Not the greater of the two: a server that lost its newest messages counts from lower.
             self._worked_until = last.sequence
         self.lag_frames = last.pending
+        # With nothing waiting, neither the age of this batch nor a rebuild matters any more.
+        self._repricer.is_paused = last.pending > 0 and (
+            behind or not new or last.pending >= self._settings.batch_frames
+        )
         metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
         # One shard's backlog must not keep the leases and the other shards waiting.
         await asyncio.sleep(0)
@@ -234,11 +261,12 @@ class ShardWorker:
                 log.warning("frame.rejected", shard=self.shard, reason=str(error))
         if not frames:
             return True
-        for ticks in self.state.work(frames, conflate=conflate, tally=tally):
-            # Without publishing, the newest values still become last values: the owner before
-            # may have left before it wrote them.
-            if publish:
-                await self._publish(ticks.subject, ticks.payload)
+        async with self._order:
+            for ticks in self.state.work(frames, conflate=conflate, tally=tally):
+                # Without publishing, the newest values still become last values: the owner before
+                # may have left before it wrote them.
+                if publish:
+                    await self._publish(ticks.subject, ticks.payload)
         if publish:
             # Before the checkpoint moves on: the next owner takes these bars for published.
             await self._publish_bars()

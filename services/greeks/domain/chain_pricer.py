@@ -293,6 +293,7 @@ def price_options(
     *,
     terms: ExpiryTerms,
     engine: Engine,
+    are_packets: bool = True,
 ) -> Priced:
     """Price the options of one or more rounds, all in one call of the engine.
 
@@ -303,6 +304,8 @@ def price_options(
         market_s: Market time, epoch seconds.
         terms: Conventions of the expiries.
         engine: What solves.
+        are_packets: Whether packets came. A volatility that is only computed anew stays as old as
+            its packet.
     """
     slots, rounds, at_s, last, bid, ask, forward, source, is_stale = quotes
     n = slots.size
@@ -316,7 +319,8 @@ def price_options(
     smile_iv = np.empty(n)
     for rows in _each_round(rounds):
         book.iv[slots[rows]] = solved.iv[rows]
-        book.iv_seen_s[slots[rows]] = market_s
+        if are_packets:
+            book.iv_seen_s[slots[rows]] = market_s
         legs = leg[rows]
         fresh = book.iv_seen_s[legs] >= oldest_s[rows]
         smile_iv[rows] = np.where(fresh & (legs != NOBODY), book.iv[legs], np.nan)

@@ -40,11 +40,13 @@ class LastValues:
 
     A slot's newest value is always given out within one interval (the trailing edge), and no slot
     is given out twice within one. Only a reference to the message is kept until then, so a tick
-    that is soon followed by another costs nothing.
+    that is soon followed by another costs nothing. What was given out stays known as the slot's
+    newest line until another tick is made.
     """
 
     def __init__(self, capacity: int) -> None:
         self._lines: npt.NDArray[np.object_] = np.full(capacity, None, dtype=np.object_)
+        self._given: npt.NDArray[np.object_] = np.full(capacity, None, dtype=np.object_)
         self._row: Ints = np.zeros(capacity, np.int64)
         self._due: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
 
@@ -52,7 +54,9 @@ class LastValues:
         """Make room for more slots."""
         extra = capacity - self._due.size
         if extra > 0:
-            self._lines = np.concatenate((self._lines, np.full(extra, None, dtype=np.object_)))
+            nothing = np.full(extra, None, dtype=np.object_)
+            self._lines = np.concatenate((self._lines, nothing))
+            self._given = np.concatenate((self._given, nothing))
             self._row = np.concatenate((self._row, np.zeros(extra, np.int64)))
             self._due = np.concatenate((self._due, np.zeros(extra, np.bool_)))
 
@@ -65,7 +69,16 @@ class LastValues:
     def forget(self, slots: Ints) -> None:
         """These slots hold other contracts now: what was noted of the old ones is not theirs."""
         self._lines[slots] = None
+        self._given[slots] = None
         self._due[slots] = False
+
+    def newest(self, slot: int) -> bytes | None:
+        """The newest line of a slot without its newline, given out or not; None if it has none."""
+        lines: Lines | None = self._lines[slot]
+        if lines is None:
+            given: bytes | None = self._given[slot]
+            return given
+        return lines.line(int(self._row[slot]))
 
     def take(self, phase: int) -> Iterator[tuple[int, bytes]]:
         """Give out what is due in a turn, as (slot, line).
@@ -88,5 +101,7 @@ class LastValues:
                 continue
             line = self._lines[slot].line(int(self._row[slot]))
             self._lines[slot] = None
+            # The line alone: the whole message would be kept for as long as this slot is quiet.
+            self._given[slot] = line
             self._due[slot] = False
             yield slot, line

@@ -19,6 +19,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         parity_strikes: Strikes nearest the money whose parity forwards are taken together.
         parity_strikes_min: With fewer usable strikes than this there is no synthetic forward.
         chain_strikes: Strikes on each side of the money that a chain shows.
+        reprice_interval_seconds: An option is priced anew without a packet at most so often; 0 for
+            never.
         bar_grace_seconds: How long after its end a second waits for its ticks.
         bar_late_seconds: Ticks so many seconds behind still make a bar again.
     """
@@ -29,6 +31,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     parity_strikes: int = 5
     parity_strikes_min: int = 3
     chain_strikes: int = 15
+    reprice_interval_seconds: float = 0.5
     bar_grace_seconds: float = 1.0
     bar_late_seconds: int = 5
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -41,6 +41,8 @@ from services.greeks.domain.last_values import LastValues
 from services.greeks.domain.market_clock import MarketClock
 from services.greeks.domain.packets import Packets, read_frames
 from services.greeks.domain.policy import Policy
+from services.greeks.domain.repriced_encoding import RepricedColumns, repriced_rows
+from services.greeks.domain.repricing import Repricing
 from services.greeks.domain.tick_encoding import (
     DEPTH_BYTES,
     TICK_BYTES,
@@ -52,6 +54,7 @@ from services.greeks.domain.vol_curve import atm_volatility
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.uint8]
 
 MAX_MESSAGE_BYTES: Final = 512 * 1024
 """Ticks of one underlying are split beyond this; NATS takes 1 MiB by default."""
@@ -63,6 +66,7 @@ stay in the CPU's cache, and a bound on how long the event loop waits."""
 _VERDICTS: Final = verdicts((*STATUS_NAMES, None), GREEKS_FROM)
 _NO_OPTION: Final = len(STATUS_NAMES)
 """In place of a status, of instruments that are no options."""
+_NO_SLOTS: Final = np.empty(0, np.int64)
 
 
 class Frame(NamedTuple):
@@ -119,6 +123,7 @@ class Tally(msgspec.Struct):
         bad_frames: Frames that are none, by reason.
         statuses: Options priced, by status.
         resets: How often the market's time went back or the source changed.
+        repriced: Options priced anew without a packet, by status; in no other number.
     """
 
     ticks: int = 0
@@ -127,6 +132,7 @@ class Tally(msgspec.Struct):
     bad_frames: Counter[str] = msgspec.field(default_factory=Counter)
     statuses: Counter[str] = msgspec.field(default_factory=Counter)
     resets: int = 0
+    repriced: Counter[str] = msgspec.field(default_factory=Counter)
 
 
 class _Moved(NamedTuple):
@@ -222,12 +228,16 @@ class Shard:
             capacity=self.table.capacity,
         )
         self.clock = MarketClock()
+        self._repricing = Repricing(self.table.capacity, policy.reprice_interval_seconds)
         self._ohlc = OhlcTexts(self.table.capacity)
         self._books = BookTexts()
         self._policy = policy
         self._engine = engine
         self._now_ns = now_ns
         self._source: str | None = None
+        self._moved_ns = 0
+        self._forwards_at_s = 0
+        self._settled: tuple[int, int] | None = None
 
     def use_instruments(self, update: InstrumentSet) -> None:
         """Take a new set of one underlying; prices of instruments that stay are kept.
@@ -239,6 +249,7 @@ class Shard:
         reused = self.table.apply(update)
         self.book.grow(self.table.capacity)
         self.last_values.grow(self.table.capacity)
+        self._repricing.grow(self.table.capacity)
         self._ohlc.grow(self.table.capacity)
         self.bars.grow(self.table.capacity)
         self.bars.use_sources(update.underlying, self.table.bar_sources(update.underlying), reused)
@@ -249,6 +260,19 @@ class Shard:
             slots = np.array(reused)
             self.book.forget(slots)
             self.last_values.forget(slots)
+            self._repricing.forget(slots)
+        self._forget_strangers()
+
+    def forget_instruments(self, underlying: str) -> None:
+        """All instruments of an underlying become unknown."""
+        self.table.forget(underlying)
+        self._forget_strangers()
+
+    def _forget_strangers(self) -> None:
+        """Instruments that no set holds any more must not be priced anew."""
+        held = self._repricing.held
+        unknown = self.table.slots_of(self.table.token[held]) == NOBODY
+        self._repricing.forget(held[unknown])
 
     def work(
         self, frames: Sequence[Frame], *, conflate: bool, tally: Tally
@@ -313,6 +337,7 @@ class Shard:
             self.forwards.forget()
             self.chains.forget()
             self.bars.restart()
+            self._repricing.forget()
         return packets, slots
 
     def _reset(self) -> None:
@@ -322,6 +347,7 @@ class Shard:
         self.forwards.forget()
         self.chains.forget()
         self.bars.restart()
+        self._repricing.forget()
 
     def _seen(self, packets: Packets) -> Floats:
         """Market time of every packet; those without a stamp are as new as the market."""
@@ -349,10 +375,16 @@ class Shard:
         columns = self._columns(slots, packets, moved, received, source, tally)
         rows = rows_of(columns, self._books)
         row_bytes = TICK_BYTES + (DEPTH_BYTES if columns.depth is not None else 0)
-        starts = [0, *(np.flatnonzero(underlying[1:] != underlying[:-1]) + 1).tolist()]
         tally.ticks += slots.size
+        yield from self._messages(slots, underlying, rows, row_bytes)
+
+    def _messages(
+        self, slots: Ints, underlying: Ints, rows: Iterator[Any], row_bytes: int
+    ) -> Iterator[TickMessage]:
+        """Encode rows whose underlyings lie next to one another, a message or more each."""
+        starts = [0, *(np.flatnonzero(underlying[1:] != underlying[:-1]) + 1).tolist()]
         for first, last in zip(starts, [*starts[1:], slots.size], strict=True):
-            subject = table.tick_subjects[int(underlying[first])]
+            subject = self.table.tick_subjects[int(underlying[first])]
             done = first
             for count, payload in encode(
                 list(islice(rows, last - first)), max_bytes=MAX_MESSAGE_BYTES, row_bytes=row_bytes
@@ -432,9 +464,17 @@ class Shard:
         priced = price_options(
             quotes, table, self.book, market_s, terms=self.terms, engine=self._engine
         )
-        counts = np.bincount(priced.status, minlength=len(STATUS_NAMES))
-        for code in np.flatnonzero(counts).tolist():
-            tally.statuses[STATUS_NAMES[code]] += int(counts[code])
+        now_ns = self._now_ns()
+        self._moved_ns = now_ns
+        self._repricing.note(
+            quotes.slots,
+            forward=quotes.forward,
+            source=quotes.source,
+            is_stale=quotes.is_stale,
+            at_s=quotes.at_s,
+            now_ns=now_ns,
+        )
+        _count(priced.status, tally.statuses)
         close = packets.close
         depth_rows = np.flatnonzero(packets.has_depth)
         expiry_ids = table.expiry_id[quotes.slots]
@@ -485,9 +525,148 @@ class Shard:
                 packets.exchange_ts_s,
                 received,
                 epoch=self.epoch,
-                greeks_ts=self._now_ns(),
+                greeks_ts=now_ns,
                 source=source,
             ),
+        )
+
+    # -- pricing anew ----------------------------------------------------------------------------
+
+    def owe(self, slots: Ints | None = None) -> None:
+        """The ticks of some options were not published by this owner: they are due.
+
+        Args:
+            slots: Which; all that is held if None.
+        """
+        self._repricing.owe(self._repricing.held if slots is None else slots)
+        self._settled = None
+
+    def due(self) -> Ints:
+        """Slots of options that must be priced anew now, longest waiting first.
+
+        Forwards that time alone has made older are chosen anew before. While nothing moves this
+        costs next to nothing.
+        """
+        now_ns = self._now_ns()
+        repricing = self._repricing
+        here = (self._moved_ns, self.clock.now_s)
+        if not repricing.interval_ns or not self.clock.now_s or here == self._settled:
+            return _NO_SLOTS
+        self._age_forwards()
+        due = repricing.due(self.table, self.forwards, self.terms, float(self.clock.now_s), now_ns)
+        # By then the interval of every option that the last packet concerned is over.
+        is_over = abs(now_ns - self._moved_ns) > 2 * repricing.interval_ns
+        self._settled = here if is_over and not due.size else None
+        return due
+
+    def _age_forwards(self) -> None:
+        """Choose forwards anew once per second of the market.
+
+        A packet moves the forward that it touches. One whose future or spot fell silent would
+        pass for fresh for as long as nothing of its expiry comes.
+        """
+        if self.clock.now_s == self._forwards_at_s:
+            return
+        self._forwards_at_s = self.clock.now_s
+        held = self._repricing.held
+        is_asked = np.zeros(len(self.table.expiries) + 1, np.bool_)
+        is_asked[self.table.expiry_id[held]] = True
+        which = np.flatnonzero(is_asked[:-1])
+        forwards = self.forwards
+        before = forwards.forward[which], forwards.is_stale[which], forwards.touched[which]
+        forwards.update(
+            which, self.table, self.book, float(self.clock.now_s), self.terms, self._policy
+        )
+        same = (forwards.forward[which] == before[0]) & (forwards.is_stale[which] == before[1])
+        forwards.touched[which[same]] = before[2][same]
+
+    def reprice(self, slots: Ints, tally: Tally) -> list[TickMessage]:
+        """Price options anew: as if the packet held of each came again, now.
+
+        Their prices, order books, quantities and times stay those of the packet; forward, time to
+        expiry and all that follows from them are new. Bars do not see it.
+
+        Args:
+            slots: Options, each once; those that need it no more are left out.
+            tally: Counts are added to it.
+
+        Returns:
+            Messages in the order in which they should be published.
+        """
+        table, book, forwards = self.table, self.book, self.forwards
+        now_ns = self._now_ns()
+        market_s = float(self.clock.now_s)
+        slots = self._repricing.due(table, forwards, self.terms, market_s, now_ns, among=slots)
+        held = [self.last_values.newest(slot) for slot in slots.tolist()]
+        lines = [line for line in held if line is not None]
+        if len(lines) < len(held):
+            slots = slots[[line is not None for line in held]]
+        if not lines or self._source is None:
+            return []
+        underlying = table.underlying_id[slots]
+        order = np.argsort(underlying, kind="stable")
+        slots, underlying = slots[order], underlying[order]
+        lines = [lines[row] for row in order.tolist()]
+        expiry = table.expiry_id[slots]
+        at_s = np.full(slots.size, market_s)
+        quotes = Quotes(
+            slots=slots,
+            rounds=np.zeros(slots.size, np.int64),
+            at_s=at_s,
+            last=book.last_price[slots],
+            bid=book.bid[slots],
+            ask=book.ask[slots],
+            forward=forwards.forward[expiry],
+            source=forwards.source[expiry],
+            is_stale=forwards.is_stale[expiry],
+        )
+        priced = price_options(
+            quotes,
+            table,
+            book,
+            market_s,
+            terms=self.terms,
+            engine=self._engine,
+            are_packets=False,
+        )
+        self._repricing.note(
+            slots,
+            forward=quotes.forward,
+            source=quotes.source,
+            is_stale=quotes.is_stale,
+            at_s=market_s,
+            now_ns=now_ns,
+        )
+        _count(priced.status, tally.repriced)
+        book.seq[slots] += 1
+        valued = Valued(
+            expiry_ids=expiry,
+            rounds=quotes.rounds,
+            at_s=at_s,
+            forward=priced.forward,
+            source=priced.source,
+            tte=priced.tte,
+            settlement=self.terms.settles(expiry, at_s),
+        )
+        columns = RepricedColumns(
+            head=table.head[slots],
+            held=lines,
+            iv=priced.iv,
+            bid_iv=priced.bid_iv,
+            ask_iv=priced.ask_iv,
+            smile_iv=priced.smile_iv,
+            greeks=priced.greeks,
+            verdict=_VERDICTS[priced.status, priced.greeks_from],
+            valuation=valuations(
+                valued, sources=SOURCES, conventions=self.terms.names, repriced=True
+            ),
+            seq=book.seq[slots],
+            epoch=self.epoch,
+            greeks_ts=now_ns,
+            source=self._source,
+        )
+        return list(
+            self._messages(slots, underlying, repriced_rows(columns), TICK_BYTES + DEPTH_BYTES)
         )
 
     def take_forwards(self, expiry_ids: Ints) -> Iterator[tuple[str, bytes]]:
@@ -575,6 +754,13 @@ class Shard:
                 ExpiryMessage(expiry_id, "curve", expiry.vol_subject, codec.to_json(curve)),
             )
         return messages
+
+
+def _count(codes: Codes, statuses: Counter[str]) -> None:
+    """Add the statuses of options that were priced."""
+    counts = np.bincount(codes, minlength=len(STATUS_NAMES))
+    for code in np.flatnonzero(counts).tolist():
+        statuses[STATUS_NAMES[code]] += int(counts[code])
 
 
 def _turns(rounds: Sequence[Ints]) -> Iterator[list[Ints]]:

@@ -1,0 +1,100 @@
+"""Prices a shard's options anew when their forward moves, in small turns between the frames."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from libs.common.lifecycle import sleep_unless
+from services.greeks import metrics
+from services.greeks.domain.reprice_budget import Allowance, RepriceBudget
+from services.greeks.domain.shard import Shard, Tally
+
+STEP_SECONDS: Final = 0.05
+"""How often is looked whether options are due."""
+TURN_ROWS: Final = 256
+"""Options priced before frames have their turn again: a millisecond or two."""
+
+Publish = Callable[[str, bytes], Awaitable[bool]]
+
+
+class Repricer:
+    """The re-pricing of one lease term; frames always come first.
+
+    Args:
+        shard: Its number.
+        state: Its market.
+        budget: What the process may price anew.
+        publish: Sends a message unless the lease has ended; False if it was kept back.
+        may_publish: Whether there is any use in trying.
+        order: Held by whoever moves the state until what came of it is published: the ticks of
+            an instrument must leave in the order of their sequence.
+
+    Attributes:
+        is_paused: Whether frames wait, or the shard is not yet rebuilt; what is due stays due.
+    """
+
+    def __init__(
+        self,
+        shard: int,
+        state: Shard,
+        budget: RepriceBudget,
+        *,
+        publish: Publish,
+        may_publish: Callable[[], bool],
+        order: asyncio.Lock,
+    ) -> None:
+        self.is_paused = True
+        self._shard = shard
+        self._state = state
+        self._budget = budget
+        self._publish = publish
+        self._may_publish = may_publish
+        self._order = order
+        self._allowance = Allowance()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Price anew what is due until told to stop."""
+        looked_at = time.monotonic()
+        try:
+            while not await sleep_unless(stop, STEP_SECONDS):
+                now = time.monotonic()
+                await self._step(now - looked_at, stop)
+                looked_at = now
+        finally:
+            self._budget.leave(self._shard)
+
+    async def _step(self, seconds: float, stop: asyncio.Event) -> None:
+        if not self._has_turn(stop):
+            # Whoever cannot use a share leaves it to the others.
+            self._allowance.earn(seconds, self._budget.rate(self._shard, 0))
+            return
+        slots = self._state.due()
+        most = self._allowance.earn(seconds, self._budget.rate(self._shard, slots.size))
+        slots = slots[:most]
+        for first in range(0, slots.size, TURN_ROWS):
+            if not self._has_turn(stop):
+                return
+            await self._turn(slots[first : first + TURN_ROWS])
+            # Frames and leases have their turn in between.
+            await asyncio.sleep(0)
+
+    def _has_turn(self, stop: asyncio.Event) -> bool:
+        # Who holds the order waits amid a batch, with a state ahead of what is published.
+        is_free = not (self.is_paused or self._order.locked() or stop.is_set())
+        return is_free and self._may_publish()
+
+    async def _turn(self, slots: npt.NDArray[np.int64]) -> None:
+        tally = Tally()
+        async with self._order:
+            for message in self._state.reprice(slots, tally):
+                if not await self._publish(message.subject, message.payload):
+                    self._state.owe(message.slots)
+        count = 0
+        for status, priced in tally.repriced.items():
+            metrics.REPRICED_TICKS_TOTAL.labels(status=status).inc(priced)
+            count += priced
+        self._allowance.spend(count)
