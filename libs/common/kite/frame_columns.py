@@ -25,6 +25,7 @@ from libs.common.kite.frame_packets import (
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Codes: TypeAlias = npt.NDArray[np.uint8]
+Words: TypeAlias = npt.NDArray[np.uint32]
 BigEndianWords: TypeAlias = npt.NDArray[np.uint32]
 
 ABSENT: Final = -1
@@ -236,6 +237,21 @@ class Columns:
         if self._depth is None:
             self._depth = self._read_depth()
         return self._depth
+
+    def book_words(self, rows: Ints) -> Words:
+        """Order books as they stand on the wire, for readers that write prices as text again.
+
+        Args:
+            rows: Positions of packets that have one, [m]: those whose ``bid_qty`` is not absent.
+
+        Returns:
+            uint32[3, m, 10]: quantities, prices in wire units, orders; five bids, then five asks.
+        """
+        words = np.empty((3, rows.size, 10), np.uint32)
+        if rows.size:
+            words[:] = self._body[rows, 16:].reshape(rows.size, 10, 3).transpose(2, 0, 1)
+            words[2] >>= 16
+        return words
 
     def _whole(self, row: int) -> Ints:
         values: Ints = self._words[row]

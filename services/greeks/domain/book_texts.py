@@ -20,7 +20,8 @@ Bools = npt.NDArray[np.bool_]
 _GROUP: Final = 10_000
 """Four digits fill a word."""
 _LIMIT: Final = _GROUP * _GROUP
-"""Rupees and quantities have two words."""
+"""Rupees and quantities have two words; a price on the wire is always less."""
+_PAISE_PER_RUPEE: Final = 100
 
 
 def _words(texts: list[bytes]) -> Words:
@@ -86,48 +87,49 @@ class BookTexts:
     def __init__(self) -> None:
         self._room = _BLANK.repeat(0)
 
-    def of(self, books: Depth) -> list[msgspec.Raw] | None:
+    def of(self, books: Depth) -> list[msgspec.Raw | None]:
         """The JSON of n order books; a level without quantity is left out.
+
+        Prices go from the wire's whole paise into digits, never by way of a float.
 
         Args:
             books: At least one.
 
         Returns:
-            A text per book; None if a number has no place here: a price that is no whole number
-            of paise (currencies), a quantity from 100 million on, orders from 10 000 on.
+            A text per book; None for one with a number that has no place here: prices that are not
+            sent in paise (currencies), a quantity from 100 million on, orders from 10 000 on.
         """
-        exact = np.rint(books.prices * 100.0)
-        if not (
-            (exact / 100.0 == books.prices).all()
-            and exact.max() < 100 * _LIMIT
-            and books.quantities.max() < _LIMIT
-            and books.orders.max() < _GROUP
-        ):
-            return None
-        n = len(books.prices)
+        quantities, paise, orders = books.words
+        fits = books.divisors == _PAISE_PER_RUPEE
+        is_common = bool(fits.all() and quantities.max() < _LIMIT and orders.max() < _GROUP)
+        if not is_common:
+            fits &= (quantities.max(axis=1) < _LIMIT) & (orders.max(axis=1) < _GROUP)
+            quantities, orders = quantities * fits[:, None], orders * fits[:, None]
+        n = len(quantities)
         if n > self._room.size:
             self._room = _BLANK.repeat(n)
         text = self._room[:n]
-        paise = exact.astype(np.uint32)
-        rupees = paise // 100
-        paise -= rupees * 100
-        filled = books.quantities > 0
+        rupees = paise // _PAISE_PER_RUPEE
+        paise = paise - rupees * _PAISE_PER_RUPEE
+        filled = quantities > 0
         is_whole = bool(filled.all())
-        quantities = np.where(filled, books.quantities, 0).astype(np.uint32)
         for side, columns in (("buy", slice(0, 5)), ("sell", slice(5, 10))):
             levels = text[side]
             _write(levels["rupees"], rupees[:, columns])
             levels["paise"] = _PAISE[paise[:, columns]]
             _write(levels["quantity"], quantities[:, columns])
-            levels["orders"] = _LAST[books.orders[:, columns]]
+            levels["orders"] = _LAST[orders[:, columns]]
             if not is_whole:
                 _leave_out(levels, filled[:, columns])
-        texts: list[msgspec.Raw] = []
+        texts: list[msgspec.Raw | None] = []
         for first in range(0, n, _PIECE):
             written = text[first : first + _PIECE].tobytes()
             texts += map(msgspec.Raw, written.translate(None, b"\0").split(b"\n")[:-1])
         if not is_whole:
-            self._room = _BLANK.repeat(0)
+            text[~filled.all(axis=1)] = _BLANK
+        if not is_common:
+            for row in np.flatnonzero(~fits).tolist():
+                texts[row] = None
         return texts
 
 

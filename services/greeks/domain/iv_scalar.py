@@ -24,7 +24,13 @@ _LOW_VEGA: Final = int(Status.LOW_VEGA)
 
 
 def volatility_row(
-    price: float, flag: float, forward: float, strike: float, tte: float, df: float
+    price: float,
+    flag: float,
+    forward: float,
+    strike: float,
+    tte: float,
+    df: float,
+    spot: float | None,
 ) -> tuple[float, int]:
     """Solve the volatility of one option alone: what `pricing.implied_volatility` does for each.
 
@@ -35,12 +41,13 @@ def volatility_row(
         strike: strike in rupees.
         tte: years to expiry.
         df: discount factor to expiry.
+        spot: None for Black-76; for Black-Scholes-Merton a bad one makes the row bad input.
 
     Returns:
         The volatility per year, NaN without one, and the status.
     """
     time_value = _time_value(flag, price, forward, strike, df)
-    status = classify_row(flag, price, time_value, forward, strike, tte, df, None)
+    status = classify_row(flag, price, time_value, forward, strike, tte, df, spot)
     if status is not Status.OK:
         return nan, int(status)
     x_abs, half_ratio, sinh_half, root = _moneyness(forward, strike)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from libs.common.kite.frames import (
     ABSENT,
+    DIVISORS,
     MAX_PACKETS,
     Columns,
     FrameError,
@@ -27,17 +28,44 @@ _INDEX_FULL_BYTES: Final = 34
 
 
 class Depth(NamedTuple):
-    """Order books, one row per packet: five bids, then five asks, best first.
+    """n order books as they stand on the wire: five bids, then five asks, best first.
 
     Attributes:
-        prices: float64[n, 10], rupees; NaN where the packet has none.
-        quantities: int64[n, 10]; -1 where the packet has none, 0 at an empty level.
-        orders: int64[n, 10]; likewise.
+        words: uint32[3, n, 10]: quantities (0 at an empty level), prices in wire units, orders.
+        divisors: float64[n], wire units per rupee.
     """
 
-    prices: Floats
-    quantities: Ints
-    orders: Ints
+    words: npt.NDArray[np.uint32]
+    divisors: Floats
+
+    @property
+    def quantities(self) -> npt.NDArray[np.uint32]:
+        """Units, uint32[n, 10]."""
+        return self._plane(0)
+
+    @property
+    def wire_prices(self) -> npt.NDArray[np.uint32]:
+        """Prices in wire units, uint32[n, 10]."""
+        return self._plane(1)
+
+    @property
+    def orders(self) -> npt.NDArray[np.uint32]:
+        """Orders, uint32[n, 10]."""
+        return self._plane(2)
+
+    @property
+    def prices(self) -> Floats:
+        """Rupees, float64[n, 10]."""
+        rupees: Floats = self.wire_prices / self.divisors[:, None]
+        return rupees
+
+    def take(self, rows: Ints) -> "Depth":
+        """The books at these positions."""
+        return Depth(self.words[:, rows], self.divisors[rows])
+
+    def _plane(self, number: int) -> npt.NDArray[np.uint32]:
+        plane: npt.NDArray[np.uint32] = self.words[number]
+        return plane
 
 
 class BadFrame(NamedTuple):
@@ -185,20 +213,20 @@ class Packets:
         return carried
 
     def depth(self, rows: Ints) -> Depth:
-        """The order books at these positions; decoded when first asked for."""
-        if not rows.size:
-            whole = np.empty((0, 10), np.int64)
-            return Depth(np.empty((0, 10)), whole, whole)
+        """The order books at these positions, of which each must have one."""
+        divisors = DIVISORS[self.token[rows] & 0xFF]
         origin = self._origin[rows]
-        decoded = [columns.depth for columns in self._sources]
-        if len(decoded) == 1:
-            books = decoded[0]
-            return Depth(books.prices[origin], books.quantities[origin], books.orders[origin])
-        return Depth(
-            np.concatenate([d.prices for d in decoded])[origin],
-            np.concatenate([d.quantities for d in decoded])[origin],
-            np.concatenate([d.orders for d in decoded])[origin],
-        )
+        if len(self._sources) == 1:
+            return Depth(self._sources[0].book_words(origin), divisors)
+        words = np.empty((3, rows.size, 10), np.uint32)
+        first = 0
+        for columns in self._sources:
+            last = first + len(columns)
+            own = np.flatnonzero((origin >= first) & (origin < last))
+            if own.size:
+                words[:, own] = columns.book_words(origin[own] - first)
+            first = last
+        return Depth(words, divisors)
 
     def _price(self, row: int) -> Floats:
         values: Floats = self._floats[row]

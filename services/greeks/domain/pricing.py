@@ -274,7 +274,7 @@ def volatility_few(terms: Terms, prices: FloatArray) -> tuple[FloatArray, NDArra
     """Return volatilities and statuses of prices, [n] or [k, n], one by one in plain floats."""
     n = prices.shape[-1]
     count = prices.size // n if n else 0
-    options = (listed(values, n) * count for values in terms[:5])
+    options = (listed(values, n) * count for values in terms)
     rows = map(volatility_row, prices.ravel().tolist(), *options)
     table = np.array(list(rows), dtype=np.float64).reshape(prices.size, 2)
     iv, status = table[:, 0].copy(), table[:, 1].astype(np.uint8)

@@ -170,16 +170,30 @@ def _depth(ticks: TickColumns, texts: BookTexts) -> Iterable[Any]:
     books = ticks.depth
     if books is None:
         return repeat(None)
-    count = ticks.depth_rows.size
-    spelled: Sequence[Any] | None = texts.of(books) if count >= MANY_BOOKS else None
-    if spelled is None:
-        spelled = _books(books)
-    if count == ticks.head.size:
-        return spelled
+    found = spelled(books, texts)
+    if len(found) == ticks.head.size:
+        return found
     rows: list[Any] = [None] * ticks.head.size
-    for row, book in zip(ticks.depth_rows.tolist(), spelled, strict=True):
+    for row, book in zip(ticks.depth_rows.tolist(), found, strict=True):
         rows[row] = book
     return rows
+
+
+def spelled(books: Books, texts: BookTexts) -> list[Any]:
+    """Encodable order books: JSON where there are many, an object for each that has no place there.
+
+    Args:
+        books: At least one.
+        texts: Writes them.
+    """
+    if len(books.divisors) < MANY_BOOKS:
+        return _books(books)
+    found: list[Any] = [*texts.of(books)]
+    odd = [row for row, text in enumerate(found) if text is None]
+    if odd:
+        for row, book in zip(odd, _books(books.take(np.array(odd))), strict=True):
+            found[row] = book
+    return found
 
 
 def _books(books: Books) -> list[Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from libs.common.kite.frames import (
     ABSENT,
+    DIVISORS,
     DepthLevel,
     FrameError,
     Mode,
@@ -123,6 +124,13 @@ def assert_columns_equal_packets(frame: bytes) -> None:
             assert np.isnan(depth.prices[row]).all()
             assert (depth.quantities[row] == ABSENT).all()
             assert (depth.orders[row] == ABSENT).all()
+    books = np.flatnonzero(columns.bid_qty != ABSENT)[::-1]
+    quantities, prices, orders = columns.book_words(books)
+    np.testing.assert_array_equal(quantities, depth.quantities[books])
+    np.testing.assert_array_equal(
+        prices / DIVISORS[columns.token[books] & 0xFF, None], depth.prices[books]
+    )
+    np.testing.assert_array_equal(orders, depth.orders[books])
 
 
 @given(frame=frames())

@@ -10,6 +10,7 @@ from libs.common.contracts import codec
 from libs.common.contracts.messages import Depth, DepthLevel
 from services.greeks.domain.book_texts import BookTexts
 from services.greeks.domain.packets import Depth as Books
+from services.greeks.domain.tick_encoding import spelled
 
 TEXTS = BookTexts()
 """One for all examples: what a call leaves behind must not be seen in the next."""
@@ -17,14 +18,16 @@ TEXTS = BookTexts()
 
 def books_of(levels: list[tuple[int, int, int]]) -> Books:
     """Books of ten levels each, as (paise, quantity, orders)."""
-    columns = np.array(levels, np.int64).reshape(-1, 10, 3)
-    return Books(columns[:, :, 0] / 100.0, columns[:, :, 1], columns[:, :, 2])
+    columns = np.array(levels, np.uint32).reshape(-1, 10, 3)
+    words = np.stack((columns[:, :, 1], columns[:, :, 0], columns[:, :, 2]))
+    return Books(words, np.full(len(columns), 100.0))
 
 
 def encoded(books: Books) -> list[bytes]:
     """The same by way of the message."""
     found = []
-    for prices, quantities, orders in zip(*(part.tolist() for part in books), strict=True):
+    columns = (books.prices.tolist(), books.quantities.tolist(), books.orders.tolist())
+    for prices, quantities, orders in zip(*columns, strict=True):
         levels = [
             DepthLevel(price=price, quantity=quantity, orders=count)
             for price, quantity, count in zip(prices, quantities, orders, strict=True)
@@ -40,9 +43,8 @@ def encoded(books: Books) -> list[bytes]:
     return found
 
 
-def written(books: Books) -> list[bytes] | None:
-    texts = TEXTS.of(books)
-    return None if texts is None else [msgspec.json.encode(text) for text in texts]
+def written(books: Books) -> list[bytes | None]:
+    return [None if text is None else msgspec.json.encode(text) for text in TEXTS.of(books)]
 
 
 paise = st.one_of(st.integers(0, 2_000), st.integers(0, 0xFFFF_FFFF))
@@ -71,18 +73,49 @@ def test_every_number_of_digits_is_written():
 def test_more_books_than_one_piece_keep_their_order():
     rng = np.random.default_rng(5)
     shape = (500, 10)
-    books = Books(
-        rng.integers(0, 10**7, shape) / 100.0, rng.integers(0, 3, shape), rng.integers(0, 9, shape)
+    levels = np.stack(
+        (rng.integers(0, 10**7, shape), rng.integers(0, 3, shape), rng.integers(0, 9, shape)), -1
     )
+    books = books_of(levels.tolist())
     assert written(books) == encoded(books)
 
 
-@pytest.mark.parametrize(
-    ("price", "quantity", "orders"),
-    [(83.1225, 1, 1), (1.0, 100_000_000, 1), (1.0, 1, 10_000), (float("nan"), 1, 1)],
+def odd_books(divisor=100.0, price=100, quantity=5, orders=2):
+    """Three books, of which the second has this beside common values."""
+    books = books_of([(100, 5, 2)] * 30)
+    books.words[:, 1, 7] = quantity, price, orders
+    books.divisors[1] = divisor
+    return books
+
+
+odd_values = pytest.mark.parametrize(
+    "value",
+    [
+        {"divisor": 1e7, "price": 831_225_000},
+        {"quantity": 100_000_000},
+        {"quantity": 0xFFFF_FFFF},
+        {"orders": 10_000},
+        {"orders": 65_535},
+    ],
+    ids=str,
 )
-def test_books_with_a_number_that_has_no_place_are_left_to_the_encoder(price, quantity, orders):
-    books = books_of([(100, 5, 2)] * 20)
-    for column, value in zip(books, (price, quantity, orders), strict=True):
-        column[1, 7] = value
-    assert TEXTS.of(books) is None
+
+
+@odd_values
+def test_a_number_without_a_place_leaves_only_its_own_book_to_the_encoder(value):
+    books = odd_books(**value)
+    first, odd, last = encoded(books)
+    assert odd not in {first, last}
+    assert written(books) == [first, None, last]
+
+
+@odd_values
+def test_books_of_any_numbers_become_ticks_as_the_encoder_writes_them(value):
+    books = odd_books(**value)
+    many = Books(books.words.repeat(20, axis=1), books.divisors.repeat(20))
+    assert [msgspec.json.encode(book) for book in spelled(many, TEXTS)] == encoded(many)
+
+
+def test_the_greatest_numbers_of_the_wire_are_written():
+    books = books_of([(0xFFFF_FFFF, 99_999_999, 9_999)] * 10)
+    assert written(books) == encoded(books)

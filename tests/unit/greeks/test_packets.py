@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.kite.frames import encode_frame, frame_of
+from libs.common.kite.frames import ABSENT, decode_columns, encode_frame, frame_of
 from services.greeks.domain.packets import read_frames
 from tests.fakes.kite_frames import FakeMarket
 
@@ -53,6 +53,19 @@ def test_a_selection_keeps_the_book_of_its_packet():
         book = some.depth(np.array([position]))
         assert book.prices.tolist() == packets.depth(np.array([origin])).prices.tolist()
         assert book.prices[0, 0] == some.bid[position]
+
+
+def test_books_of_several_sources_are_those_of_the_decoder():
+    # A frame with a packet of unknown length keeps them from being joined.
+    packets, _ = read_frames([MIXED, STRANGE, LTP, FULL])
+    rows = np.flatnonzero(packets.has_depth)[::-1]
+    books = packets.depth(rows)
+    whole = [decode_columns(payload) for payload in (MIXED, FULL)]
+    for name in ("prices", "quantities", "orders"):
+        expected = np.concatenate(
+            [getattr(columns.depth, name)[columns.bid_qty != ABSENT] for columns in whole]
+        )[::-1]
+        np.testing.assert_array_equal(getattr(books, name), expected)
 
 
 def test_two_wrong_frames_that_would_be_right_together_are_still_wrong():

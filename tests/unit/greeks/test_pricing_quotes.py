@@ -39,7 +39,7 @@ def columns_of(rows):
 
 
 def three_prices(price):
-    return np.stack((price, price * 1.01, np.where(price > 1.0, price - 0.5, 0.0)))
+    return np.stack((price, price * 0.99, np.where(price > 1.0, price - 0.5, 0.0)))
 
 
 def without_low_vega(status):
