@@ -1,6 +1,6 @@
 """Instruments by dump revision, explicit subscriptions, and the plan as SQL can see it."""
 
-from alembic import op
+from migrations.script import run
 
 revision = "0001"
 down_revision = None
@@ -80,16 +80,9 @@ DROP TABLE instrument_dumps;
 """
 
 
-def _execute(script: str) -> None:
-    # asyncpg prepares every statement, and a prepared statement holds one command.
-    for statement in script.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
-
-
 def upgrade() -> None:
-    _execute(UPGRADE)
+    run(UPGRADE)
 
 
 def downgrade() -> None:
-    _execute(DOWNGRADE)
+    run(DOWNGRADE)

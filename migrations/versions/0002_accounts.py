@@ -1,6 +1,6 @@
 """Accounts whose secrets lie encrypted in the database."""
 
-from alembic import op
+from migrations.script import run
 
 revision = "0002"
 down_revision = "0001"
@@ -26,16 +26,9 @@ DROP TABLE accounts;
 """
 
 
-def _execute(script: str) -> None:
-    # asyncpg prepares every statement, and a prepared statement holds one command.
-    for statement in script.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
-
-
 def upgrade() -> None:
-    _execute(UPGRADE)
+    run(UPGRADE)
 
 
 def downgrade() -> None:
-    _execute(DOWNGRADE)
+    run(DOWNGRADE)

@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from migrations.script import run
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -72,17 +74,10 @@ DROP TABLE instrument_dump_exchanges;
 """
 
 
-def _execute(script: str) -> None:
-    # asyncpg prepares every statement, and a prepared statement holds one command.
-    for statement in script.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
-
-
 def upgrade() -> None:
-    _execute(UPGRADE)
+    run(UPGRADE)
     op.execute(TRIGRAMS)
 
 
 def downgrade() -> None:
-    _execute(DOWNGRADE)
+    run(DOWNGRADE)

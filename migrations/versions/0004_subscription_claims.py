@@ -1,6 +1,6 @@
 """Who wants which instrument in which mode, and how each subscription fares."""
 
-from alembic import op
+from migrations.script import run
 
 revision = "0004"
 down_revision = "0003"
@@ -49,16 +49,9 @@ ALTER TABLE instrument_subscriptions
 """
 
 
-def _execute(script: str) -> None:
-    # asyncpg prepares every statement, and a prepared statement holds one command.
-    for statement in script.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
-
-
 def upgrade() -> None:
-    _execute(UPGRADE)
+    run(UPGRADE)
 
 
 def downgrade() -> None:
-    _execute(DOWNGRADE)
+    run(DOWNGRADE)
