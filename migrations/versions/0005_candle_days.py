@@ -1,6 +1,6 @@
 """Candles of days that are over, so that they are fetched once."""
 
-from alembic import op
+from migrations.script import run
 
 revision = "0005"
 down_revision = "0004"
@@ -30,16 +30,9 @@ DROP TABLE candle_days;
 """
 
 
-def _execute(script: str) -> None:
-    # asyncpg prepares every statement, and a prepared statement holds one command.
-    for statement in script.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
-
-
 def upgrade() -> None:
-    _execute(UPGRADE)
+    run(UPGRADE)
 
 
 def downgrade() -> None:
-    _execute(DOWNGRADE)
+    run(DOWNGRADE)
