@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -70,8 +71,7 @@ class Columns(NamedTuple):
         """The candles of every Indian day that has some, oldest first, by day number."""
         days = day_numbers(self.start)
         firsts = np.flatnonzero(np.diff(days, prepend=-1))
-        ends = np.append(firsts[1:], days.size)
-        for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
+        for first, end in pairwise([*firsts.tolist(), days.size]):
             yield int(days[first]), self.rows(slice(first, end))
 
 
