@@ -25,8 +25,9 @@ from services.gateway.fanout import Fanout
 from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
+from services.gateway.market_board import MarketBoard
 from services.gateway.routes import accounts as account_routes
-from services.gateway.routes import instruments, page, rest, ticks
+from services.gateway.routes import chains, instruments, page, rest, ticks
 from services.gateway.routes.subscriptions import SubscriptionRoutes
 from services.gateway.settings import GatewaySettings
 from services.gateway.subscriptions import Subscriptions
@@ -47,7 +48,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
     ):
         await ensure(
             bus,
-            [streams.MD_LAST],
+            [streams.MD_LAST, streams.MD_FORWARDS, streams.MD_CHAINS],
             [streams.INSTRUMENTS, streams.PLAN, streams.STATUS, streams.ACCOUNTS],
         )
         fanout = Fanout(
@@ -74,6 +75,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             directory=directory,
             accounts=AccountDesk(bus),
             catalog=Catalog(database),
+            board=MarketBoard(bus),
             subscriptions=SubscriptionRoutes(
                 Subscriptions(database, directory.is_account), bus, settings
             ),
@@ -105,6 +107,7 @@ def application(
     directory: Directory,
     accounts: AccountDesk,
     catalog: Catalog,
+    board: MarketBoard,
     subscriptions: SubscriptionRoutes,
     state: FleetState,
     health: Health,
@@ -135,6 +138,7 @@ def application(
             *health.routes(),
             *rest.routes(catalog=catalog, state=state, settings=settings),
             *account_routes.routes(accounts=accounts, directory=directory, settings=settings),
+            *chains.routes(board=board, settings=settings),
             *instruments.routes(catalog=catalog, settings=settings),
             *subscriptions.routes(),
             *page.routes(assets),
