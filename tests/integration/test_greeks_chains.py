@@ -240,9 +240,13 @@ async def test_a_new_owner_shows_its_first_chain_when_it_knows_the_market(nats_s
     async with watching(bus) as board:
         async with running(quick(nats_server, "g1", checkpoint_interval_seconds=0.05)):
             await shown(feeder, board)
+            # Strike by strike, so that a half-read market would show.
+            for first in range(0, len(market.options), 2):
+                await feeder.send(frame_of(market.full(market.options[first : first + 2])))
         before = len(board.chains)
         epoch = board.chains[-1].epoch
-        async with running(quick(nats_server, "g2")):
+        one_by_one = quick(nats_server, "g2", batch_frames=1, chain_interval_seconds=0.02)
+        async with running(one_by_one):
             # One packet of the index is news of every expiry; their strikes come from before.
             async def again() -> bool:
                 await feeder.send(frame_of(market.index_packet()))
