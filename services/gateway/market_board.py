@@ -7,7 +7,7 @@ from libs.common.bus.connection import Bus
 from libs.common.bus.errors import BusUnavailableError, RefusedError
 from libs.common.bus.newest import kept_subjects, newest, newest_of
 from libs.common.contracts import streams, subjects
-from services.gateway.domain.nearest import missing
+from libs.common.domain.nearest import missing
 from services.gateway.errors import MarketUnavailableError, NotFoundError
 
 

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from services.gateway.domain.nearest import like, missing
+from libs.common.domain.nearest import like, missing
 
 HELD = [
     ("NIFTY", date(2026, 12, 1)),
