@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,7 +21,9 @@ from libs.common.errors import TickfleetError
 from libs.common.settings import BaseServiceSettings, NatsSettings, load
 from services.fleet import account_commands
 from services.fleet.app import run_fleet
+from services.fleet.chain import read_chain
 from services.fleet.data_directory import DataDirectory
+from services.fleet.domain.chain_report import CALL_COLUMNS, ChainReport
 from services.fleet.domain.ownership import summary
 from services.fleet.domain.plan_report import AccountReport, PlanReport
 from services.fleet.domain.rates import headline
@@ -228,20 +231,58 @@ def plan(
     data_dir: DataDir = None,
 ) -> None:
     """Hold the subscription plan against what streams; exit status 3 when they differ."""
-    if nats_url is None:
-        directory = _directory(_load(FleetSettings, fleet_data_dir=data_dir))
-        state = directory.running_state()
-        if state is None:
-            raise NoFleetError(directory.path, "none runs; start one with: tickfleet up")
-        nats_url = state.nats_url
-    settings = _load(NatsSettings, nats_url=nats_url, nats_connect_deadline_seconds=3.0)
-    report = asyncio.run(read_plan(settings))
+    report = asyncio.run(read_plan(_bus_settings(nats_url, data_dir)))
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
     else:
         _show_plan(report)
     if not report.is_well:
         raise typer.Exit(EXIT_UNWELL)
+
+
+@command.command()
+def chain(
+    underlying: Annotated[str, typer.Argument(help="Such as NIFTY, or 'M&M' in quotes.")],
+    *,
+    expiry: Annotated[
+        str | None, typer.Option(help="A date such as 2026-12-29 (default: the nearest).")
+    ] = None,
+    strikes: Annotated[
+        int, typer.Option(min=0, max=200, help="On each side of the money, at most.")
+    ] = 15,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    nats_url: Annotated[
+        str | None,
+        typer.Option(help="Another NATS than this machine's fleet has; NATS_USER, NATS_PASSWORD."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Show the newest option chain of an expiry and what its volatilities say."""
+    try:
+        day = None if expiry is None else date.fromisoformat(expiry)
+    except ValueError as error:
+        raise typer.BadParameter(f"{expiry!r} is no date such as 2026-12-29") from error
+    settings = _bus_settings(nats_url, data_dir)
+    report = asyncio.run(read_chain(settings, underlying, day, each_side=strikes))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    else:
+        _show_chain(report)
+
+
+def _bus_settings(nats_url: str | None, data_dir: Path | None) -> NatsSettings:
+    """How to reach the bus that is named, or that of the fleet that runs here.
+
+    Raises:
+        NoFleetError: None is named and none runs.
+    """
+    if nats_url is None:
+        directory = _directory(_load(FleetSettings, fleet_data_dir=data_dir))
+        state = directory.running_state()
+        if state is None:
+            raise NoFleetError(directory.path, "none runs; start one with: tickfleet up")
+        nats_url = state.nats_url
+    return _load(NatsSettings, nats_url=nats_url, nats_connect_deadline_seconds=3.0)
 
 
 def _load(kind: type[S], **given: Any) -> S:
@@ -353,6 +394,20 @@ def _show_plan(report: PlanReport) -> None:
     more = report.unplaced - len(report.unplaced_names)
     if more > 0:
         console.print(f"and {more} more without a place")
+
+
+def _show_chain(report: ChainReport) -> None:
+    console = RichConsole()
+    console.print(report.headline, highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in (*CALL_COLUMNS, "strike", *reversed(CALL_COLUMNS)):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in report.rows:
+        strike = f"[reverse]{row.strike}[/]" if row.offset == 0 else f"[bold]{row.strike}[/]"
+        table.add_row(*row.call, strike, *row.put)
+    console.print(table)
+    if report.curve is not None:
+        console.print(report.curve, highlight=False, markup=False)
 
 
 def _silent(account: AccountReport, *numbers: int) -> list[str]:

@@ -26,8 +26,9 @@ from services.gateway.fanout import Fanout
 from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
+from services.gateway.market_board import MarketBoard
 from services.gateway.routes import accounts as account_routes
-from services.gateway.routes import history, instruments, page, rest, ticks
+from services.gateway.routes import chains, history, instruments, page, rest, ticks
 from services.gateway.routes.subscriptions import SubscriptionRoutes
 from services.gateway.settings import GatewaySettings
 from services.gateway.subscriptions import Subscriptions
@@ -48,7 +49,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
     ):
         await ensure(
             bus,
-            [streams.MD_LAST],
+            [streams.MD_LAST, streams.MD_FORWARDS, streams.MD_CHAINS],
             [streams.INSTRUMENTS, streams.PLAN, streams.STATUS, streams.ACCOUNTS],
         )
         fanout = Fanout(
@@ -80,6 +81,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
                 piece_seconds=settings.history_piece_seconds,
             ),
             catalog=Catalog(database),
+            board=MarketBoard(bus),
             subscriptions=SubscriptionRoutes(
                 Subscriptions(database, directory.is_account), bus, settings
             ),
@@ -112,6 +114,7 @@ def application(
     accounts: AccountDesk,
     candles: CandleDesk,
     catalog: Catalog,
+    board: MarketBoard,
     subscriptions: SubscriptionRoutes,
     state: FleetState,
     health: Health,
@@ -143,6 +146,7 @@ def application(
             *rest.routes(catalog=catalog, state=state, settings=settings),
             *account_routes.routes(accounts=accounts, directory=directory, settings=settings),
             *history.routes(desk=candles, settings=settings),
+            *chains.routes(board=board, settings=settings),
             *instruments.routes(catalog=catalog, settings=settings),
             *subscriptions.routes(),
             *page.routes(assets),

@@ -95,6 +95,18 @@ class NoInstrumentsError(RetryableError):
         super().__init__("no instruments have been loaded yet; control does that at its start")
 
 
+class MarketUnavailableError(RetryableError):
+    """What greeks published last cannot be read now: HTTP 503.
+
+    Attributes:
+        reason: For people.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the newest values cannot be read: {reason}")
+        self.reason = reason
+
+
 class BodyError(RejectedError):
     """The body of a request cannot be read; nothing of it is repeated.
 

@@ -112,6 +112,11 @@ def forward(underlying: str, expiry: date) -> str:
     return f"{FORWARD_PREFIX}.{escape(underlying)}.{expiry.isoformat()}"
 
 
+def forwards_of(underlying: str) -> str:
+    """The forwards of all expiries of one underlying."""
+    return f"{FORWARD_PREFIX}.{escape(underlying)}.*"
+
+
 def chain(underlying: str, expiry: date) -> str:
     """The strikes around the money of one expiry."""
     return f"{CHAIN_PREFIX}.{escape(underlying)}.{expiry.isoformat()}"
@@ -120,6 +125,16 @@ def chain(underlying: str, expiry: date) -> str:
 def vol_curve(underlying: str, expiry: date) -> str:
     """The volatility curve of one expiry."""
     return f"{VOL_PREFIX}.{escape(underlying)}.{expiry.isoformat()}"
+
+
+def expiry_of(subject: str) -> tuple[str, date]:
+    """Underlying and expiry of the subject of a forward, a chain or a volatility curve.
+
+    Raises:
+        ValueError: If it is the subject of something else.
+    """
+    *_, underlying, day = subject.split(".")
+    return unescape(underlying), date.fromisoformat(day)
 
 
 def order_update(account: str) -> str:

@@ -18,6 +18,7 @@ from services.gateway.errors import (
     BadParameterError,
     BodyError,
     CatalogUnavailableError,
+    MarketUnavailableError,
     NoInstrumentsError,
     NotFoundError,
     RefusedItemError,
@@ -139,6 +140,11 @@ async def _no_instruments(request: Request, error: Exception) -> Response:
     return error_response(503, "no_instruments", str(error), retry_after="2")
 
 
+async def _no_market(request: Request, error: Exception) -> Response:
+    del request
+    return error_response(503, "nats_unavailable", str(error), retry_after="2")
+
+
 async def _bad_body(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, BodyError)  # noqa: S101  # As above.
@@ -163,6 +169,7 @@ ERROR_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] =
     ApiKeyError: _no_key,
     CatalogUnavailableError: _no_catalog,
     NoInstrumentsError: _no_instruments,
+    MarketUnavailableError: _no_market,
     BodyError: _bad_body,
     RefusedItemError: _refused_item,
     Exception: _bug,

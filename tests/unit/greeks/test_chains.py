@@ -237,7 +237,7 @@ def test_only_streamed_strikes_count():
     chains, curves = take(shard)
     assert chains.keys() == {f"NIFTY {NEAR}"}
     chain = chains[f"NIFTY {NEAR}"]
-    assert chain.strikes == tuple(sorted({item.strike for item in odd}))
+    assert chain.strikes == tuple(sorted({item.strike or 0.0 for item in odd}))
     # 24 450 and 24 550 are next to the forward, which lies above the middle.
     assert (chain.atm_strike, chain.forward > 24_500.0) == (24_550.0, True)
     assert chain.offsets == tuple(range(-5, 5))
@@ -489,9 +489,9 @@ def test_any_book_gives_what_a_loop_over_single_options_gives(shard):
         solved = {strike: vol for strike, vol in smile.items() if vol is not None}
         assert curve.strikes == tuple(solved)
         assert_close(curve.smile_iv, list(solved.values()))
-        for number, side in ((1, chain.calls), (2, chain.puts)):
-            for row, rung in enumerate(shown):
-                assert_row(shard, side, row, rung[number], chain, convention)
+        for row, (_, call, put) in enumerate(shown):
+            assert_row(shard, chain.calls, row, call, chain, convention)
+            assert_row(shard, chain.puts, row, put, chain, convention)
         for number, total in ((1, curve.call_oi), (2, curve.put_oi)):
             held = [int(book.oi[rung[number]]) for rung in rungs if book.oi[rung[number]] >= 0]
             assert total == (sum(held) if held else None)

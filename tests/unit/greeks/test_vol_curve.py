@@ -59,7 +59,7 @@ def nearest(strikes, forward) -> int:
     return min(range(len(strikes)), key=lambda place: abs(strikes[place] - forward))
 
 
-def atm_by_loop(strikes, smile, forward) -> float | None:
+def atm_by_loop(strikes, smile, forward):
     """Walk from the forward to both sides, three strikes at most."""
     above = [place for place, strike in enumerate(strikes) if strike > forward]
     first = above[0] if above else len(strikes)
@@ -82,7 +82,7 @@ def has(smile, place) -> bool:
     return 0 <= place < len(smile) and smile[place] is not None
 
 
-def wing_by_loop(strikes, smile, forward, delta) -> float | None:
+def wing_by_loop(strikes, smile, forward, delta):
     """Walk outward from the money over the strikes that have a volatility, pair by pair."""
     known = [(k, v, delta_of(k, v, forward)) for k, v in zip(strikes, smile, strict=True) if v]
     pairs = list(pairwise(known))
@@ -115,9 +115,9 @@ def test_atm_volatility_equals_a_walk_from_the_forward(found):
 def test_wings_equal_a_walk_outward_over_pairs_of_neighbours(found):
     strikes, smile, forward, _ = matrices(found)
     wings = wing_volatilities(strikes, smile, forward, np.full(forward.size, TTE))
-    for row, one in enumerate(found):
-        assert same(wings.call[row], wing_by_loop(*one, 0.25))
-        assert same(wings.put[row], wing_by_loop(*one, 0.75))
+    for row, (ladder, vols, at) in enumerate(found):
+        assert same(wings.call[row], wing_by_loop(ladder, vols, at, 0.25))
+        assert same(wings.put[row], wing_by_loop(ladder, vols, at, 0.75))
 
 
 @given(flat_curves())
