@@ -21,11 +21,13 @@ from services.gateway.catalog import Catalog
 from services.gateway.client import Client
 from services.gateway.directory import Directory
 from services.gateway.domain.limits import ConnectionQuota
+from services.gateway.explanations import ExplanationDesk
 from services.gateway.fanout import Fanout
 from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
 from services.gateway.routes import accounts as account_routes
+from services.gateway.routes import explanations as explanation_routes
 from services.gateway.routes import instruments, page, rest, ticks
 from services.gateway.routes.subscriptions import SubscriptionRoutes
 from services.gateway.settings import GatewaySettings
@@ -74,6 +76,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             directory=directory,
             accounts=AccountDesk(bus),
             catalog=Catalog(database),
+            explanations=ExplanationDesk(bus),
             subscriptions=SubscriptionRoutes(
                 Subscriptions(database, directory.is_account), bus, settings
             ),
@@ -105,6 +108,7 @@ def application(
     directory: Directory,
     accounts: AccountDesk,
     catalog: Catalog,
+    explanations: ExplanationDesk,
     subscriptions: SubscriptionRoutes,
     state: FleetState,
     health: Health,
@@ -135,11 +139,16 @@ def application(
             *health.routes(),
             *rest.routes(catalog=catalog, state=state, settings=settings),
             *account_routes.routes(accounts=accounts, directory=directory, settings=settings),
+            *explanation_routes.routes(explanations=explanations, settings=settings),
             *instruments.routes(catalog=catalog, settings=settings),
             *subscriptions.routes(),
             *page.routes(assets),
         ],
-        exception_handlers={**rest.ERROR_HANDLERS, **account_routes.ERROR_HANDLERS},
+        exception_handlers={
+            **rest.ERROR_HANDLERS,
+            **account_routes.ERROR_HANDLERS,
+            **explanation_routes.ERROR_HANDLERS,
+        },
     )
 
 

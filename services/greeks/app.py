@@ -29,6 +29,8 @@ from services.greeks.domain.chain_pricer import Engine
 from services.greeks.domain.policy import Policy
 from services.greeks.domain.shard import Shard
 from services.greeks.domain.terms import Model
+from services.greeks.explanations import Explanations
+from services.greeks.instrument_index import InstrumentIndex
 from services.greeks.settings import GreeksSettings
 from services.greeks.shard_worker import ShardWorker
 
@@ -59,6 +61,7 @@ async def serve(settings: GreeksSettings, life: Lifecycle) -> None:
         life.spawn(workers.instruments.run(life.stop), name="instruments")
         await workers.instruments.ready()
         life.spawn(leases.run(life.stop), name="leases")
+        life.spawn(workers.explanations.run(life.stop), name="explanations")
         life.spawn(workers.report(life.stop), name="status")
         await life.until_stopped()
 
@@ -108,6 +111,8 @@ class WorkerSet:
 
     Attributes:
         instruments: Mirror of the bucket of instrument sets.
+        index: Every instrument of the fleet by its token.
+        explanations: What is asked about the options of the held shards, and of all others.
     """
 
     def __init__(
@@ -128,7 +133,9 @@ class WorkerSet:
         # Counts of terms that have ended.
         self._ticks_before = 0
         self._conflated_before = 0
+        self.index = InstrumentIndex()
         self.instruments = Mirror(bus, streams.INSTRUMENTS.name, self._set_changed)
+        self.explanations = Explanations(bus, settings, self.index, self._workers)
 
     def shards(self) -> list[str]:
         """All shards of the deployment; what the leases are about."""
@@ -158,6 +165,7 @@ class WorkerSet:
                 # Large sets take milliseconds; leases are refreshed in between.
                 await asyncio.sleep(0)
         worker.start()
+        self.explanations.poke()
         self._show_shards()
         log.info("shard.leased", shard=shard, epoch=lease.epoch, instruments=len(state.table))
 
@@ -166,6 +174,7 @@ class WorkerSet:
         worker = self._workers.pop(int(lease.resource), None)
         if worker is None:
             return
+        self.explanations.poke()
         await worker.end()
         self._ticks_before += worker.totals.ticks
         self._conflated_before += worker.totals.conflated
@@ -205,6 +214,7 @@ class WorkerSet:
         return subjects.shard_of(subjects.unescape(key), self._settings.shards)
 
     def _set_changed(self, key: str, value: bytes | None) -> None:
+        self.index.changed(key, value)
         worker = self._workers.get(self._shard_of(key))
         if worker is not None:
             _give(worker, key, value)

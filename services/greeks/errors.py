@@ -1,5 +1,6 @@
 """What can go wrong in a greeks worker, by consequence."""
 
+from libs.common.contracts.messages import RpcError
 from libs.common.errors import RejectedError
 
 
@@ -15,3 +16,15 @@ class FrameHeaderError(RejectedError):
         super().__init__(f"frame header {header} is {value!r}")
         self.header = header
         self.value = value
+
+
+class RequestError(RejectedError):
+    """A request ends with this error.
+
+    Attributes:
+        error: What its caller is told.
+    """
+
+    def __init__(self, error: RpcError) -> None:
+        super().__init__(f"{error.code}: {error.message}")
+        self.error = error

@@ -63,6 +63,7 @@ class ShardWorker:
         self._tasks: list[asyncio.Task[None]] = []
         self._checkpoints = Bucket(bus, streams.CHECKPOINTS.name)
         self._is_reading = False
+        self._is_rebuilt = False
         # Frames up to here were published by an earlier owner: they only rebuild the state.
         self._published_until = 0
         self._worked_until = 0
@@ -75,6 +76,11 @@ class ShardWorker:
     def is_reading(self) -> bool:
         """Whether frames are read."""
         return self._is_reading
+
+    @property
+    def knows_market(self) -> bool:
+        """Whether what is asked of the shard can be answered: it is owned, read and rebuilt."""
+        return self._is_reading and self._is_rebuilt and self._lease.is_valid()
 
     def use_instruments(self, update: InstrumentSet) -> None:
         """Take a new set of one of the shard's underlyings."""
@@ -149,6 +155,7 @@ class ShardWorker:
         if checkpoint is None:
             first = await self._sequence_since(settings.first_start_seconds)
             log.info("shard.starts", shard=self.shard, checkpoint=None, sequence=first)
+            self._is_rebuilt = True
             return StartPosition.new() if first is None else StartPosition.at_sequence(first)
         info = await api.call(self._bus, f"STREAM.INFO.{streams.MD_FRAMES.name}")
         # A server that was killed has forgotten its newest messages and gives their numbers away
@@ -157,6 +164,7 @@ class ShardWorker:
         first = await self._sequence_since(settings.rebuild_seconds)
         sequence = until + 1 if first is None else min(until + 1, first)
         self._published_until = self._worked_until = self._saved = until
+        self._is_rebuilt = sequence > until
         log.info(
             "shard.starts",
             shard=self.shard,
@@ -202,6 +210,8 @@ class ShardWorker:
             if not await self._work(new, conflate=behind, publish=True):
                 return  # Not a step further: the next owner repeats the batch.
         last = messages[-1]
+        if new or last.sequence >= self._published_until or not last.pending:
+            self._is_rebuilt = True
         if new:
             self._published_until = 0
             # Not the greater of the two: a server that lost its newest messages counts from lower.

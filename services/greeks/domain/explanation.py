@@ -386,7 +386,8 @@ class _Option:
                 *(against[other] for other in better),
             ]
         )
-        says = f"{says}; so the {source.value} is taken" if says else f"the {source.value} comes first"
+        taken = f"the {source.value}"
+        says = f"{says}; so {taken} is taken" if says else f"{taken} comes first"
         if against[source] is not None:
             says += f"; nothing of the expiry has come since, and now {against[source]}"
         return says
