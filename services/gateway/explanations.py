@@ -22,10 +22,14 @@ class ExplanationDesk:
 
     Args:
         bus: The connection.
+        answer_seconds: How long to wait for an answer.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(
+        self, bus: Bus, *, answer_seconds: float = market_requests.EXPLANATION_SECONDS
+    ) -> None:
         self._bus = bus
+        self._answer_seconds = answer_seconds
 
     async def ask(self, instrument_token: int) -> Explanation:
         """Have the owner of an option explain it.
@@ -36,7 +40,9 @@ class ExplanationDesk:
             GreeksUnavailableError: Nobody can explain it now, or there was no answer in time.
         """
         try:
-            return await market_requests.explanation(self._bus, instrument_token)
+            return await market_requests.explanation(
+                self._bus, instrument_token, timeout_seconds=self._answer_seconds
+            )
         except ServiceRefusedError as error:
             field = error.field or _FIELD
             if error.code == "not_found":

@@ -185,11 +185,13 @@ def told_of(
         underlying_source: What the underlying's price is.
         clock: The time left, in words.
     """
-    dividends = f", dividend yield {percent(inputs.dividend_yield)}" if inputs.is_bsm else ""
+    rates = f"rate {percent(inputs.rate)}"
+    if inputs.dividend_yield:
+        rates += f", dividend yield {percent(inputs.dividend_yield)}"
     return {
         ExplainedInput.OPTION_PRICE: f"{rupees(inputs.price)} of {price_of or 'nothing'}",
         ExplainedInput.UNDERLYING: f"{underlying_source or 'nothing'} {rupees(inputs.underlying)}",
-        ExplainedInput.RATE: f"rate {percent(inputs.rate)}{dividends}",
+        ExplainedInput.RATE: rates,
         ExplainedInput.CLOCK: clock,
     }
 

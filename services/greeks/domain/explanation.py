@@ -58,6 +58,11 @@ _NS_PER_SECOND: Final = 1_000_000_000
 _SHOWN_MAX: Final = 3
 """So many times the strikes of a parity forward are shown, when those nearest cannot be used."""
 _MODELS: Final = {PricingModel.BLACK76: "Black-76", PricingModel.BSM: "Black-Scholes-Merton"}
+_NAMES: Final = {
+    ForwardSource.FUTURE: "future",
+    ForwardSource.SYNTHETIC: "synthetic future",
+    ForwardSource.SPOT: "spot",
+}
 _CLOCKS: Final = {
     YearClock.ACT365: ("seconds over 365 days", "calendar"),
     YearClock.TRADING252: ("session time over 252 trading days", "trading"),
@@ -213,6 +218,9 @@ class _Option:
         ]
         source, greeks_from = SOURCES[self.source], GREEKS_FROM[int(origin[0])]
         has_time = market.market_s > 0
+        if not has_time and not book.seq[self.slot]:
+            # Nobody knows the time, and no tick has claimed to.
+            views = [msgspec.structs.replace(view, tte=None, days=None) for view in views]
         return Explanation(
             instrument_token=item.instrument_token,
             tradingsymbol=item.tradingsymbol,
@@ -386,7 +394,7 @@ class _Option:
                 *(against[other] for other in better),
             ]
         )
-        taken = f"the {source.value}"
+        taken = f"the {_NAMES[source]}"
         says = f"{says}; so {taken} is taken" if says else f"{taken} comes first"
         if against[source] is not None:
             says += f"; nothing of the expiry has come since, and now {against[source]}"
@@ -397,9 +405,15 @@ class _Option:
     def _our_view(self, contracts: Contracts) -> View:
         convention = self.convention
         is_bsm = convention.model is PricingModel.BSM
-        source = SOURCES[self.source]
-        if is_bsm and source not in {None, ForwardSource.SPOT.value}:
-            source = f"spot implied by the {source}"
+        source, base = SOURCES[self.source], "no price of the underlying"
+        if source is not None:
+            base = f"the {_NAMES[ForwardSource(source)]}"
+            # The one is worked out of the other, at the rate of the convention.
+            if is_bsm and source != ForwardSource.SPOT:
+                source = f"spot implied by {base}"
+                base = f"the {source}"
+            elif source == ForwardSource.SPOT and not is_bsm:
+                base = f"the forward from {base}"
         inputs = Inputs(
             flag=self.flag,
             price=self.last,
@@ -411,7 +425,7 @@ class _Option:
         )
         clock, day = _CLOCKS[convention.clock]
         says = [
-            f"{_MODELS[convention.model]} on {'the ' + source if source else 'no forward'}",
+            f"{_MODELS[convention.model]} on {base}",
             f"rate {percent(convention.rate)}",
             clock,
             f"own last price; theta per {day} day",

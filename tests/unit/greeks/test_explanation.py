@@ -1,6 +1,7 @@
 """An explanation says what the tick says, shows every input, and prices as others do."""
 
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,7 +219,7 @@ def test_parity_shows_the_strikes_nearest_the_money_and_which_were_taken():
     assert (left_out.put_mid, left_out.forward, left_out.taken) == (None, None, False)
     assert left_out.call_mid is not None
     assert [row.strike for row in found.parity][:2] == [24_550.0, 24_500.0]
-    values = [row.forward for row in found.parity if row.taken]
+    values = [row.forward or 0.0 for row in found.parity if row.taken]
     assert found.parity_forward == pytest.approx(float(np.median(values)))
     assert found.forward == pytest.approx(found.parity_forward)
     assert found.forward_source == "synthetic"
@@ -234,7 +235,7 @@ def test_it_says_why_a_forward_was_taken_and_the_better_ones_were_not():
     work(shard, frame_of(market.full(market.options)))
     synthetic = explained(shard, call)
     assert synthetic.forward_says == (
-        "the future is 11 s old, at most 10 s count; so the synthetic is taken"
+        "the future is 11 s old, at most 10 s count; so the synthetic future is taken"
     )
     market.now_s += 20
     work(shard, frame_of(market.index_packet(), market.full([call])))
@@ -292,14 +293,14 @@ def assert_equals_vollib(found: ExplainedView, flag: str, strike: float) -> None
     price, underlying, years = found.option_price, found.underlying_price, found.tte
     leg = "p" if (found.option_price_of or "").endswith("PE") else "c"
     rate, dividends = found.rate, found.dividend_yield
+    module: Any = black_greeks
+    more: tuple[float, ...] = ()
     if found.model is PricingModel.BLACK76:
         iv = black_iv(price, underlying, strike, rate, years, leg)
-        inputs = (flag, underlying, strike, years, rate, iv)
-        module = black_greeks
     else:
         iv = merton_iv(price, underlying, strike, years, rate, dividends, leg)
-        inputs = (flag, underlying, strike, years, rate, iv, dividends)
-        module = merton_greeks
+        module, more = merton_greeks, (dividends,)
+    inputs = (flag, underlying, strike, years, rate, iv, *more)
     assert found.iv == pytest.approx(iv, rel=1e-9)
     scale = 365 / 252 if found.name == "sensibull" else 1.0
     for name in GREEKS:
