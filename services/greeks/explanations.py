@@ -24,8 +24,11 @@ SERVICE_VERSION = "1.0.0"
 QUEUE_GROUP = "greeks"
 CONCURRENCY = 32
 """Requests at once, which mostly wait for another worker; one more is refused as busy."""
-OWNER_SECONDS = 2.0
+OWNER_SECONDS = 1.0
 """How long the owner of a shard may take; it needs about a millisecond."""
+OWNER_ATTEMPTS = 3
+"""A worker that froze stays subscribed for a while beside its successor: asked again, the server
+picks one of the two anew."""
 _LOOK_SECONDS = 1.0
 _STOP_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
@@ -155,18 +158,19 @@ class Explanations:
 
     async def _owner_says(self, payload: bytes, shard: int, item: Instrument) -> bytes:
         """The owner's answer as it is, whatever it says."""
-        try:
-            answer = await self._bus.request(
-                subjects.rpc_explain_of(shard), payload, timeout_seconds=OWNER_SECONDS
-            )
-        except NoResponderError as error:
-            message = f"no worker owns shard {shard} of {item.underlying} now"
-            raise _later(message) from error
-        except RequestTimeoutError as error:
-            raise _later(f"the owner of shard {shard} of {item.underlying} is silent") from error
-        except BusUnavailableError as error:
-            raise _later(str(error)) from error
-        return answer.payload
+        subject = subjects.rpc_explain_of(shard)
+        for _ in range(OWNER_ATTEMPTS):
+            try:
+                answer = await self._bus.request(subject, payload, timeout_seconds=OWNER_SECONDS)
+            except RequestTimeoutError:
+                continue
+            except NoResponderError as error:
+                message = f"no worker owns shard {shard} of {item.underlying} now"
+                raise _later(message) from error
+            except BusUnavailableError as error:
+                raise _later(str(error)) from error
+            return answer.payload
+        raise _later(f"the owner of shard {shard} of {item.underlying} is silent")
 
 
 def _explained(worker: ShardWorker, item: Instrument) -> Explanation:

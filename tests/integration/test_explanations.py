@@ -182,14 +182,20 @@ async def test_a_killed_owner_makes_the_option_unavailable_until_another_has_the
                 return found is not None and found.seq > 0
 
             await eventually(ticked)
+            checkpoints = Bucket(bus, streams.CHECKPOINTS.name)
+            await eventually(lambda: checkpoints.get(str(SHARD)))
             await asyncio.to_thread(workers[0].end, signal.SIGKILL)
             error = await eventually(lambda: refusal(bus, token))
             assert isinstance(error, RpcError)
             assert error.code == "unavailable"
             assert f"shard {SHARD} of NIFTY" in error.message
             assert error.retry_after_seconds
-            workers.append(Process(nats_server, "p2"))
-            await eventually(lambda: explained(bus, token), seconds=60)
+            workers.append(Process(nats_server, "p2", REBUILD_SECONDS="300"))
+            again = await eventually(lambda: explained(bus, token), seconds=60)
+            # Not before the market is known again, although no frame has come since.
+            assert isinstance(again, Explanation)
+            assert again.seq > 0
+            assert again.views[0].iv is not None
     finally:
         for worker in workers:
             worker.end(signal.SIGKILL)

@@ -277,6 +277,22 @@ def test_the_smile_leg_is_shown_with_the_age_of_its_volatility():
     assert (found.smile_leg.fresh, found.smile_iv) == (False, None)
 
 
+def test_nothing_of_another_market_explains_this_one():
+    market = FakeMarket(strikes_each_side=3)
+    shard = shard_of(market)
+    work(shard, market.frame())
+    call = option(market, 24_500.0, "CE")
+    work(shard, frame_of(market.index_packet()), source="live")
+    found = explained(shard, call)
+    assert found.source == "live"
+    assert found.spot.value == 24_500.0
+    for price in (found.last_price, found.future, found.bid):
+        assert (price.value, price.exchange_ts, price.stamped, price.fresh) == (
+            None, None, False, False,
+        )  # fmt: skip
+    assert not any(row.taken for row in found.parity)
+
+
 # -- views ----------------------------------------------------------------------------------------
 
 
@@ -435,7 +451,7 @@ def test_the_steps_lead_from_our_volatility_to_each_other_one():
 # -- properties -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_state_of_the_book_has_an_explanation_that_json_can_say(data):
     market = FakeMarket(strikes_each_side=2)
