@@ -19,7 +19,8 @@ from libs.common import logs
 from libs.common.contracts.messages import CandleInterval, CandlesRequest, HistoryRequest
 from libs.common.errors import TickfleetError
 from libs.common.settings import BaseServiceSettings, NatsSettings, load
-from services.fleet import account_commands
+from services.fleet import account_commands, explanation_tables
+from services.fleet.accounts import bus_settings
 from services.fleet.app import run_fleet
 from services.fleet.chain import read_chain
 from services.fleet.data_directory import DataDirectory
@@ -28,6 +29,7 @@ from services.fleet.domain.ownership import summary
 from services.fleet.domain.plan_report import AccountReport, PlanReport
 from services.fleet.domain.rates import headline
 from services.fleet.errors import NoFleetError
+from services.fleet.explain import explanation_of
 from services.fleet.history import moment, print_history, print_priced_history
 from services.fleet.plan_buckets import read_plan
 from services.fleet.settings import FleetSettings, TokenSettings
@@ -218,6 +220,28 @@ def history(
     except BrokenPipeError:
         # `tickfleet history … | head` has seen enough; what Python flushes at exit goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@command.command()
+def explain(
+    option: Annotated[
+        str,
+        typer.Argument(
+            help="Kite's instrument_token or tradingsymbol, such as NIFTY26NOV24500CE.",
+            show_default=False,
+        ),
+    ],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show what an option's Greeks are made of, and why NSE and Sensibull have others."""
+    directory = _directory(_load(FleetSettings, fleet_data_dir=data_dir))
+    found = asyncio.run(explanation_of(bus_settings(directory), option))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        explanation_tables.show(found, RichConsole())
 
 
 @command.command()

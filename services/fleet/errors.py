@@ -97,6 +97,14 @@ class SecretInputError(RejectedError):
         self.reason = reason
 
 
+class UnknownSymbolError(RejectedError):
+    """No instrument of the day is called so."""
+
+    def __init__(self, symbol: str, reason: str) -> None:
+        super().__init__(f"unknown tradingsymbol {symbol}: {reason}")
+        self.symbol = symbol
+
+
 class FleetCannotAnswerError(RetryableError):
     """The running fleet cannot serve a request now."""
 

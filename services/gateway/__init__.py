@@ -3,7 +3,7 @@
 In: `md.tick.v1.*` (core subscription), stream MD_LAST (snapshots), buckets `instruments`, `plan`,
 `status` and `accounts`, PostgreSQL. Out: WebSocket messages (`libs.common.contracts.websocket`),
 HTTP answers, subscriptions in PostgreSQL with `control.wake.v1` when they changed, and requests on
-`rpc.accounts.v1`.
+`rpc.accounts.v1` and `rpc.explain.v1`.
 Scales by replicas without affinity: each one receives all ticks and serves its own connections.
 It parses no tick, computes nothing and holds no broker credential.
 """

@@ -22,6 +22,7 @@ from services.gateway.catalog import Catalog
 from services.gateway.client import Client
 from services.gateway.directory import Directory
 from services.gateway.domain.limits import ConnectionQuota
+from services.gateway.explanations import ExplanationDesk
 from services.gateway.fanout import Fanout
 from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
@@ -29,6 +30,7 @@ from services.gateway.intake import TickIntake
 from services.gateway.market_board import MarketBoard
 from services.gateway.routes import accounts as account_routes
 from services.gateway.routes import chains, history, instruments, page, rest, ticks
+from services.gateway.routes import explanations as explanation_routes
 from services.gateway.routes.subscriptions import SubscriptionRoutes
 from services.gateway.settings import GatewaySettings
 from services.gateway.subscriptions import Subscriptions
@@ -82,6 +84,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             ),
             catalog=Catalog(database),
             board=MarketBoard(bus),
+            explanations=ExplanationDesk(bus),
             subscriptions=SubscriptionRoutes(
                 Subscriptions(database, directory.is_account), bus, settings
             ),
@@ -115,6 +118,7 @@ def application(
     candles: CandleDesk,
     catalog: Catalog,
     board: MarketBoard,
+    explanations: ExplanationDesk,
     subscriptions: SubscriptionRoutes,
     state: FleetState,
     health: Health,
@@ -147,6 +151,7 @@ def application(
             *account_routes.routes(accounts=accounts, directory=directory, settings=settings),
             *history.routes(desk=candles, settings=settings),
             *chains.routes(board=board, settings=settings),
+            *explanation_routes.routes(explanations=explanations, settings=settings),
             *instruments.routes(catalog=catalog, settings=settings),
             *subscriptions.routes(),
             *page.routes(assets),
@@ -155,6 +160,7 @@ def application(
             **rest.ERROR_HANDLERS,
             **account_routes.ERROR_HANDLERS,
             **history.ERROR_HANDLERS,
+            **explanation_routes.ERROR_HANDLERS,
         },
     )
 

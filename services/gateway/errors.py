@@ -153,6 +153,24 @@ class AccountsUnavailableError(RetryableError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class GreeksUnavailableError(RetryableError):
+    """Greeks cannot be asked now: HTTP 503, or 504 without an answer in time.
+
+    Attributes:
+        code: `unavailable` or `timeout`.
+        message: For people.
+        retry_after_seconds: When a repetition may succeed, where that is known.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+
+
 class RefusedItemError(RejectedError):
     """The one instrument of a request was refused: HTTP 422.
 

@@ -35,6 +35,7 @@ from services.greeks.domain.policy import Policy
 from services.greeks.domain.reprice_budget import RepriceBudget
 from services.greeks.domain.shard import Shard
 from services.greeks.domain.terms import Model
+from services.greeks.explanations import Explanations
 from services.greeks.instrument_index import InstrumentIndex
 from services.greeks.market_in_force import MarketInForce
 from services.greeks.settings import GreeksSettings
@@ -81,6 +82,7 @@ async def serve(settings: GreeksSettings, life: Lifecycle) -> None:
         life.spawn(workers.instruments.run(life.stop), name="instruments")
         await workers.instruments.ready()
         life.spawn(leases.run(life.stop), name="leases")
+        life.spawn(workers.explanations.run(life.stop), name="explanations")
         life.spawn(workers.report(life.stop), name="status")
         life.spawn(market.run(life.stop), name="market")
         life.spawn(candles.run(life.stop), name="candles")
@@ -145,7 +147,8 @@ class WorkerSet:
 
     Attributes:
         instruments: Mirror of the bucket of instrument sets.
-        index: Finds instruments in all of them.
+        index: Finds any instrument of the fleet by its token.
+        explanations: What is asked about the options of the held shards, and of all others.
     """
 
     def __init__(
@@ -169,6 +172,7 @@ class WorkerSet:
         self._conflated_before = 0
         self.instruments = Mirror(bus, streams.INSTRUMENTS.name, self._set_changed)
         self.index = InstrumentIndex(self.instruments.get)
+        self.explanations = Explanations(bus, settings, self.index, self._workers)
 
     def shards(self) -> list[str]:
         """All shards of the deployment; what the leases are about."""
@@ -200,6 +204,7 @@ class WorkerSet:
                 # Large sets take milliseconds; leases are refreshed in between.
                 await asyncio.sleep(0)
         worker.start()
+        self.explanations.poke()
         self._show_shards()
         log.info("shard.leased", shard=shard, epoch=lease.epoch, instruments=len(state.table))
 
@@ -208,6 +213,7 @@ class WorkerSet:
         worker = self._workers.pop(int(lease.resource), None)
         if worker is None:
             return
+        self.explanations.poke()
         await worker.end()
         self._ticks_before += worker.totals.ticks
         self._conflated_before += worker.totals.conflated

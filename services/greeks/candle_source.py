@@ -24,7 +24,7 @@ from services.greeks import metrics
 from services.greeks.candle_store import CandleStore, Series
 from services.greeks.domain import candle_days
 from services.greeks.domain.candle_columns import Columns, columns_of, join
-from services.greeks.errors import CandlesError
+from services.greeks.errors import RequestError
 
 _HAVE_OI = frozenset({Kind.OPTION, Kind.FUTURE})
 # An answer that is due at once still has to travel.
@@ -79,7 +79,7 @@ class CandleSource:
             days: Only those days are wanted, by number; None for all. Others may come, too.
 
         Raises:
-            CandlesError: They cannot be had.
+            RequestError: They cannot be had.
         """
         closed_before, source = self._terms.closed_before, self.source
         if closed_before is None or source is None or not self._may_store:
@@ -129,7 +129,7 @@ class CandleSource:
             # An older ingest that does not say: nobody can vouch for what would be kept.
             self._may_store = False
         elif came is not self.source:
-            raise CandlesError(
+            raise RequestError(
                 RpcError(
                     code="unavailable",
                     message=f"the market turned from {self.source.value} to {came.value} "
@@ -145,11 +145,11 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except ServiceRefusedError as error:
-        raise CandlesError(
+        raise RequestError(
             RpcError(code=error.code, message=error.reason, field=error.field)
         ) from error
     except ServiceBusyError as error:
-        raise CandlesError(
+        raise RequestError(
             RpcError(
                 code=error.code,
                 message=error.reason,
@@ -157,7 +157,7 @@ def _explained() -> Iterator[None]:
             )
         ) from error
     except NoResponderError as error:
-        raise CandlesError(
+        raise RequestError(
             RpcError(
                 code="no_account",
                 message="no ingest process holds an account with a session",
@@ -165,8 +165,8 @@ def _explained() -> Iterator[None]:
             )
         ) from error
     except RequestTimeoutError as error:
-        raise CandlesError(RpcError(code="timeout", message=str(error))) from error
+        raise RequestError(RpcError(code="timeout", message=str(error))) from error
     except (IncompleteAnswerError, BusUnavailableError, codec.DecodeError) as error:
-        raise CandlesError(
+        raise RequestError(
             RpcError(code="unavailable", message=str(error), retry_after_seconds=_RETRY_SECONDS)
         ) from error

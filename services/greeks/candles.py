@@ -37,7 +37,7 @@ from services.greeks.domain.candle_pricing import (
     may_run,
 )
 from services.greeks.domain.year_clock import YearClocks
-from services.greeks.errors import CandlesError
+from services.greeks.errors import RequestError
 from services.greeks.instrument_index import Found, InstrumentIndex
 from services.greeks.market_in_force import MarketInForce
 from services.greeks.settings import GreeksSettings
@@ -119,7 +119,7 @@ class Candles:
         try:
             await self._answer(request, answer)
             outcome = "abandoned" if request.is_abandoned else "ok"
-        except CandlesError as error:
+        except RequestError as error:
             outcome = error.error.code
             await answer.fail(error.error)
         finally:
@@ -133,7 +133,7 @@ class Candles:
             request.headers, self._settings.candles_deadline_seconds
         )
         if isinstance(patience, RpcError):
-            raise CandlesError(patience)
+            raise RequestError(patience)
         found = await self._found(wanted.instrument_token)
         _refuse_if(candle_checks.greeks_problem(wanted, found.instrument))
         work = self._work(wanted, found)
@@ -146,7 +146,7 @@ class Candles:
                 async with asyncio.timeout(patience):
                     parts = await work.piece(span, until=time.monotonic() + patience)
             except TimeoutError as error:
-                raise CandlesError(
+                raise RequestError(
                     RpcError(code="timeout", message=f"no candles within {patience:g} s")
                 ) from error
             await answer.piece(
@@ -161,14 +161,14 @@ class Candles:
         if found is not None:
             return found
         if self._index.is_empty:
-            raise CandlesError(
+            raise RequestError(
                 RpcError(
                     code="unavailable",
                     message="no instruments have been loaded yet",
                     retry_after_seconds=_RETRY_SECONDS,
                 )
             )
-        raise CandlesError(
+        raise RequestError(
             RpcError(
                 code="not_found",
                 message=f"no instrument of today has the token {token}",
@@ -244,7 +244,7 @@ class _Work:
         """The candles of one piece as JSON, in parts.
 
         Raises:
-            CandlesError: They cannot be had.
+            RequestError: They cannot be had.
         """
         candles = await self.source.candles(self._instrument, span, until=until, days=None)
         priced = None
@@ -279,7 +279,7 @@ class _Work:
         days = set(day_numbers(lacking).tolist())
         try:
             candles = await self.source.candles(leg, span, until=until, days=days)
-        except CandlesError as error:
+        except RequestError as error:
             if error.error.code != "not_found":
                 raise
             # Listed, but Kite has no candles of it: the next best source tells the forward.
@@ -350,12 +350,12 @@ def _decoded(request: ServiceRequest) -> CandlesRequest:
     try:
         return codec.from_json(CandlesRequest, request.payload)
     except codec.DecodeError as error:
-        raise CandlesError(candle_checks.unreadable(error)) from error
+        raise RequestError(candle_checks.unreadable(error)) from error
 
 
 def _refuse_if(problem: RpcError | None) -> None:
     if problem is not None:
-        raise CandlesError(problem)
+        raise RequestError(problem)
 
 
 _REFUSALS = {

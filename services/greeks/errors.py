@@ -18,8 +18,8 @@ class FrameHeaderError(RejectedError):
         self.value = value
 
 
-class CandlesError(RejectedError):
-    """A request for candles ends with this error.
+class RequestError(RejectedError):
+    """A request ends with this error.
 
     Attributes:
         error: What its caller is told.

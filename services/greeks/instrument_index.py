@@ -50,6 +50,8 @@ class InstrumentIndex:
     def __init__(self, read: Callable[[str], bytes | None]) -> None:
         self._read = read
         self._unread: set[str] = set()
+        # The newest bytes that could be read, which the reader of the bucket holds as well.
+        self._sets: dict[str, bytes] = {}
         # By token, whose set it is in: a token may move from one underlying to another, and the
         # sets arrive one by one, in either order.
         self._key_of: dict[int, str] = {}
@@ -70,9 +72,9 @@ class InstrumentIndex:
             self._learn(self._unread.pop())
             await asyncio.sleep(0)
         key = self._key_of.get(token)
-        value = None if key is None else self._read(key)
-        if value is None:
+        if key is None:
             return None
+        value = self._sets[key]
         try:
             found = codec.from_msgpack(InstrumentSet, value)
         except codec.DecodeError as error:
@@ -92,8 +94,11 @@ class InstrumentIndex:
             except codec.DecodeError as error:
                 metrics.BAD_SETS_TOTAL.inc()
                 log.error("instruments.unreadable", underlying=key, reason=error.reason)
-                return
+                return  # The one before stays in force.
+            self._sets[key] = value
             fresh = frozenset(row.instrument_token for row in decoded.instruments)
+        else:
+            self._sets.pop(key, None)
         for token in self._tokens_of.pop(key, frozenset()) - fresh:
             if self._key_of.get(token) == key:
                 del self._key_of[token]

@@ -99,6 +99,11 @@ TICK_AGE_SECONDS = Histogram(
     "Age of a batch's oldest frame when its ticks are out",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0),
 )
+# Explanations asked of this worker, by outcome (`ok`, `not_found`, `bad_request`, `unavailable`,
+# `cancelled`). `unavailable` stays: a shard has no owner, or its owner does not come to read.
+EXPLANATIONS_TOTAL = Counter(
+    "tickfleet_greeks_explanations_total", "Requests to explain an option", ["outcome"]
+)
 # Frames that wait in the stream for this worker, all shards together.
 LAG_FRAMES = Gauge("tickfleet_greeks_lag_frames", "Frames waiting in the stream")
 SHARDS_OWNED = Gauge("tickfleet_greeks_shards_owned", "Shards owned by this worker")

@@ -73,12 +73,12 @@ class ShardWorker:
         self._tasks: list[asyncio.Task[None]] = []
         self._checkpoints = Bucket(bus, streams.CHECKPOINTS.name)
         self._is_reading = False
+        self._is_rebuilt = False
         # Frames up to here were published by an earlier owner: they only rebuild the state.
         self._published_until = 0
         self._worked_until = 0
         self._saved = 0
-        # Why chains wait: what they would show is the past.
-        self._chains_wait: str | None = "rebuild"
+        self._is_behind = False
         self._forward_due_at = np.zeros(0)
         # Two tasks publish bars; a version must not overtake the one before it.
         self._bar_order = asyncio.Lock()
@@ -97,6 +97,11 @@ class ShardWorker:
     def is_reading(self) -> bool:
         """Whether frames are read."""
         return self._is_reading
+
+    @property
+    def knows_market(self) -> bool:
+        """Whether what is asked of the shard can be answered: it is owned, read and rebuilt."""
+        return self._is_reading and self._is_rebuilt and self._lease.is_valid()
 
     def use_instruments(self, update: InstrumentSet) -> None:
         """Take a new set of one of the shard's underlyings."""
@@ -175,6 +180,7 @@ class ShardWorker:
         if checkpoint is None:
             first = await self._sequence_since(settings.first_start_seconds)
             log.info("shard.starts", shard=self.shard, checkpoint=None, sequence=first)
+            self._is_rebuilt = True
             return StartPosition.new() if first is None else StartPosition.at_sequence(first)
         info = await api.call(self._bus, f"STREAM.INFO.{streams.MD_FRAMES.name}")
         # A server that was killed has forgotten its newest messages and gives their numbers away
@@ -183,6 +189,7 @@ class ShardWorker:
         first = await self._sequence_since(settings.rebuild_seconds)
         sequence = until + 1 if first is None else min(until + 1, first)
         self._published_until = self._worked_until = self._saved = until
+        self._is_rebuilt = sequence > until
         log.info(
             "shard.starts",
             shard=self.shard,
@@ -230,10 +237,9 @@ class ShardWorker:
             if not await self._work(new, conflate=behind, publish=True):
                 return  # Not a step further: the next owner repeats the batch.
         last = messages[-1]
-        if behind and last.pending:
-            self._chains_wait = "behind"
-        elif new or not last.pending or last.sequence >= self._published_until:
-            self._chains_wait = None
+        self._is_behind = behind and last.pending > 0
+        if new or last.sequence >= self._published_until or not last.pending:
+            self._is_rebuilt = True
         if new:
             self._published_until = 0
             # Not the greater of the two: a server that lost its newest messages counts from lower.
@@ -386,10 +392,10 @@ class ShardWorker:
         turns = state.chain_turns(phase)
         if not turns or not self._lease.is_valid():
             return
-        if self._chains_wait is not None:
-            # Their news is kept for the next turn.
-            skipped = sum(turn.size for turn in turns)
-            metrics.CHAINS_SKIPPED_TOTAL.labels(reason=self._chains_wait).inc(skipped)
+        if self._is_behind or not self._is_rebuilt:
+            # They would show the past; their news is kept for the next turn.
+            reason = "behind" if self._is_behind else "rebuild"
+            metrics.CHAINS_SKIPPED_TOTAL.labels(reason=reason).inc(sum(t.size for t in turns))
             return
         for turn in turns:
             started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Asks the fleet for candles, priced or not, and quotes; checks that the answers are whole."""
+"""Asks the fleet for candles, quotes and explanations; checks that the answers are whole."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +17,9 @@ from libs.common.contracts import codec, subjects
 from libs.common.contracts.messages import (
     CandlesPart,
     CandlesRequest,
+    ExplainReply,
+    ExplainRequest,
+    Explanation,
     HistoryPart,
     HistoryRequest,
     QuoteReply,
@@ -28,6 +31,8 @@ from libs.common.contracts.messages import (
 ANSWER_SECONDS = 25.0
 # The same of greeks, which fetches up to four instruments for a piece (CANDLES_DEADLINE_SECONDS).
 PRICED_ANSWER_SECONDS = 50.0
+# Longer than a greeks worker waits for the one that owns the option's shard.
+EXPLANATION_SECONDS = 5.0
 _REJECTIONS = frozenset({"bad_request", "not_found"})
 _MIB = 1024 * 1024
 
@@ -137,6 +142,36 @@ async def quotes(
     if reply.error is not None:
         raise _raised(subject, reply.error)
     return reply
+
+
+async def explanation(
+    bus: Bus, instrument_token: int, *, timeout_seconds: float = EXPLANATION_SECONDS
+) -> Explanation:
+    """Ask how an option's Greeks came about.
+
+    Args:
+        bus: The connection.
+        instrument_token: Of the option.
+        timeout_seconds: How long to wait.
+
+    Raises:
+        ServiceRefusedError: No instrument has that token, or it is no option.
+        ServiceBusyError: Nobody owns its shard now, or its owner is still rebuilding it.
+        NoResponderError: No greeks worker runs.
+        RequestTimeoutError: No answer in time.
+        BusUnavailableError: The connection is down; nothing was sent.
+        DecodeError: The answer is no ExplainReply.
+    """
+    request = ExplainRequest(instrument_token=instrument_token)
+    answer = await bus.request(subjects.RPC_EXPLAIN, codec.to_json(request), timeout_seconds)
+    reply = codec.from_json(ExplainReply, answer.payload)
+    if reply.error is not None:
+        raise _raised(subjects.RPC_EXPLAIN, reply.error)
+    if reply.explanation is None:
+        raise codec.DecodeError(
+            message_type=ExplainReply.__name__, reason="neither explanation nor error"
+        )
+    return reply.explanation
 
 
 async def _whole(

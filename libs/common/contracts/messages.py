@@ -917,27 +917,40 @@ class ExplainRequest(Message, frozen=True, kw_only=True):
 
 
 class ExplainedPrice(Message, frozen=True, kw_only=True):
-    """One price that went into a Greek.
+    """One price that went, or could have gone, into a Greek.
 
     Attributes:
         value: Rupees; null if there is none.
-        tradingsymbol: Of the instrument whose price it is.
+        tradingsymbol: Of the instrument whose price it is; null if none is listed.
         exchange_ts: When the exchange last said something of the instrument.
+        stamped: Whether `exchange_ts` is the packet's own; else the packet had none, as in quote
+            and LTP mode, and this is the market's time at which it came.
         age_seconds: Market time since then.
         max_age_seconds: What is older is not used; null where no limit applies.
-        fresh: Whether it is young enough.
+        fresh: Whether there is a value, and it is young enough.
     """
 
     value: Price | None = None
     tradingsymbol: str | None = None
     exchange_ts: EpochNs | None = None
+    stamped: bool = False
     age_seconds: float | None = None
     max_age_seconds: float | None = None
     fresh: bool = False
 
 
 class ExplainedParity(Message, frozen=True, kw_only=True):
-    """One strike whose call and put make a parity forward: K + (C - P)·e^{rT}."""
+    """One strike whose call and put make a parity forward: K + (C - P)·e^{rT}.
+
+    Attributes:
+        strike: Rupees.
+        call_mid: Middle of bid and ask; null where a side is missing, crossed or too old.
+        put_mid: Likewise.
+        call_age_seconds: Market time since the call's book; null before the first.
+        put_age_seconds: Likewise.
+        forward: What this strike says; null unless both mids are known.
+        taken: Whether it is one of the usable strikes nearest the money.
+    """
 
     strike: Price
     call_mid: Price | None = None
@@ -945,7 +958,32 @@ class ExplainedParity(Message, frozen=True, kw_only=True):
     call_age_seconds: float | None = None
     put_age_seconds: float | None = None
     forward: Price | None = None
-    taken: Annotated[bool, Meta(description="one of those nearest the money")] = False
+    taken: bool = False
+
+
+class ExplainedInput(StrEnum):
+    """An input by which two conventions can differ."""
+
+    OPTION_PRICE = "option_price"
+    UNDERLYING = "underlying"
+    RATE = "rate"
+    CLOCK = "clock"
+
+
+class ExplainedStep(Message, frozen=True, kw_only=True):
+    """One input changed from ours to another convention's, those before it changed already.
+
+    Attributes:
+        input: Which one.
+        says: What it was and what it is now.
+        iv: Volatility after the change; null if there is none.
+        iv_change: From the one before; the changes of all steps add up to the whole difference.
+    """
+
+    input: ExplainedInput
+    says: str
+    iv: float | None = None
+    iv_change: float | None = None
 
 
 class ExplainedView(Message, frozen=True, kw_only=True):
@@ -953,18 +991,24 @@ class ExplainedView(Message, frozen=True, kw_only=True):
 
     Attributes:
         name: `tickfleet`, `nse`, `sensibull` or `spot_bsm`.
-        says: The convention in one sentence.
+        says: The convention in words, with the day of theta and what is assumed of it.
         model: What it prices with.
         underlying_price: The forward, future or spot that it prices on, rupees.
         underlying_source: What that is.
-        rate: Per year.
-        dividend_yield: Per year.
+        rate: Continuously compounded, per year.
+        dividend_yield: Likewise.
         tte: Years by its clock.
         days: By its clock: calendar or trading days left.
         option_price: Rupees, what the volatility was solved from.
         option_price_of: The leg whose price that is: the contract itself, or the other leg.
-        iv: Per year, as the Greeks have the units of a `Tick`.
+        iv: Per year, as the Greeks have the units of a `Tick`; theta is per day of its clock.
+        delta: Null like the other Greeks if there is no volatility to compute them at.
+        gamma: Of the forward (Black-76) or of the spot (BSM), like delta.
+        theta: Rupees.
+        vega: Rupees per volatility point.
+        rho: Rupees per 1 % of rate.
         iv_status: Why there is, or is not, a volatility.
+        steps: How our volatility becomes this one, input by input; none for our own view.
     """
 
     name: str
@@ -985,29 +1029,39 @@ class ExplainedView(Message, frozen=True, kw_only=True):
     vega: float | None = None
     rho: float | None = None
     iv_status: IvStatus
+    steps: tuple[ExplainedStep, ...] = ()
 
 
 class Explanation(Message, frozen=True, kw_only=True):
     """Every input of an option's Greeks with its age and source, and the results side by side.
 
     Attributes:
-        market_time: The newest exchange timestamp of the shard; ages count from it.
+        seq: Of the option's newest tick within the epoch; 0 before the first.
+        market_time: The newest exchange timestamp of the shard; ages count from it. Null before
+            the first.
+        priced_at: The moment our time to expiry counts from: the option's own timestamp, or the
+            market's time if that is old or missing.
         expiry_instant: When the contract dies.
-        seconds_left: From the market's time to then.
+        seconds_left: From `priced_at` to then.
+        settlement: Whether the settlement price is being made.
         last_price: Of the option, as bid and ask.
         forward: What it is priced with.
         forward_source: Which of the candidates that is.
-        forward_stale: Nothing fresh was at hand.
+        forward_stale: Nothing fresh was at hand when it was chosen.
+        forward_says: Why that one, and why none of the better ones.
         future: Candidate: the listed future of the expiry.
         parity: Candidate: the strikes nearest the money, by distance.
-        parity_forward: Their median; null with fewer than three.
+        parity_forward: Median of those taken; null if they are too few.
         spot: Candidate: the index or share.
         convention: Of the underlying.
-        smile_leg: The strike's out-of-the-money leg, with its price.
+        smile_leg: The strike's out-of-the-money leg; its age is that of its volatility.
         smile_iv: Its volatility.
         bid_iv: From the bid; ask_iv likewise.
-        greeks_from: Which volatility the Greeks were computed at.
+        greeks_from: Which volatility our Greeks were computed at.
         views: Ours first, then NSE's, Sensibull's and BSM on the spot.
+        shard: Where the underlying is priced.
+        epoch: Lease term of the shard, as in a tick.
+        source: Of the newest frame; null before the first.
     """
 
     instrument_token: Token
@@ -1016,9 +1070,11 @@ class Explanation(Message, frozen=True, kw_only=True):
     expiry: date
     strike: Price
     option_type: OptionType
-    market_time: EpochNs
+    seq: int = 0
+    market_time: EpochNs | None = None
+    priced_at: EpochNs | None = None
     expiry_instant: EpochNs
-    seconds_left: float
+    seconds_left: float | None = None
     settlement: bool = False
     last_price: ExplainedPrice
     bid: ExplainedPrice
@@ -1026,6 +1082,7 @@ class Explanation(Message, frozen=True, kw_only=True):
     forward: Price | None = None
     forward_source: ForwardSource | None = None
     forward_stale: bool = False
+    forward_says: str = ""
     future: ExplainedPrice
     parity: tuple[ExplainedParity, ...] = ()
     parity_forward: Price | None = None
@@ -1040,7 +1097,7 @@ class Explanation(Message, frozen=True, kw_only=True):
     shard: int
     epoch: int
     greeks_ts: EpochNs
-    source: Source
+    source: Source | None = None
 
 
 class ExplainReply(Message, frozen=True, kw_only=True):

@@ -149,7 +149,7 @@ def read_lookup(token: str, parameters: Iterable[tuple[str, str]]) -> Instrument
         BadParameterError: Names what is wrong.
     """
     given, _ = _collect(parameters, _OF_A_DAY)
-    return InstrumentQuery(tokens=(_read_token(token),), limit=1, **_read_day(given))
+    return InstrumentQuery(tokens=(read_token(token),), limit=1, **_read_day(given))
 
 
 def _collect(
@@ -164,7 +164,7 @@ def _collect(
             known = ", ".join(sorted(allowed))
             raise BadParameterError(field[:NAME_LENGTH_MAX], f"unknown parameter; known: {known}")
         if field == _TOKENS:
-            tokens |= dict.fromkeys(_read_token(part) for part in text.split(",", TOKENS_MAX))
+            tokens |= dict.fromkeys(read_token(part) for part in text.split(",", TOKENS_MAX))
         elif field in given:
             raise BadParameterError(field, "is given twice")
         else:
@@ -174,7 +174,12 @@ def _collect(
     return given, tuple(tokens)
 
 
-def _read_token(text: str) -> int:
+def read_token(text: str) -> int:
+    """Read an instrument token.
+
+    Raises:
+        BadParameterError: It is none.
+    """
     token = read_whole(_TOKENS, text.strip(), default=0, low=0, high=MAX_TOKEN)
     if not token:
         raise BadParameterError(_TOKENS, f"must be a whole number from 1 to {MAX_TOKEN}")

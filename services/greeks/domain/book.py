@@ -25,6 +25,7 @@ class Book:
         volume: int64.
         oi: int64.
         seen_s: float64, market time (epoch seconds) of the newest packet; -inf before the first.
+        stamped: bool, whether that packet told it; else it is the market's time when it came.
         iv: float64, newest volatility from the last price; NaN if it had none.
         iv_seen_s: float64, market time of `iv`.
         seq: int64, ticks made of this slot in this lease term.
@@ -42,6 +43,7 @@ class Book:
         "oi",
         "seen_s",
         "seq",
+        "stamped",
         "volume",
     )
 
@@ -55,6 +57,7 @@ class Book:
         self.volume: Ints = np.full(capacity, ABSENT)
         self.oi: Ints = np.full(capacity, ABSENT)
         self.seen_s: Floats = np.full(capacity, -np.inf)
+        self.stamped: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
         self.iv: Floats = np.full(capacity, np.nan)
         self.iv_seen_s: Floats = np.full(capacity, -np.inf)
         self.seq: Ints = np.zeros(capacity, np.int64)
@@ -75,6 +78,7 @@ class Book:
         for name in ("bid_qty", "ask_qty", "volume", "oi"):
             getattr(self, name)[slots] = ABSENT
         self.seen_s[slots] = -np.inf
+        self.stamped[slots] = False
         self.iv_seen_s[slots] = -np.inf
 
     def take(self, slots: Ints, packets: Packets, seen_s: Floats) -> None:
@@ -97,6 +101,7 @@ class Book:
         self.volume[slots] = packets.volume
         self.oi[slots] = packets.oi
         self.seen_s[slots] = seen_s
+        self.stamped[slots] = packets.exchange_ts_s > 0
 
     def mid(self, slots: Ints, oldest_s: Floats | float) -> Floats:
         """Middle of bid and ask; NaN where a side is missing, crossed, or seen before `oldest_s`.

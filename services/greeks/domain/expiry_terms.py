@@ -107,6 +107,19 @@ class ExpiryTerms:
                 )
         return years
 
+    def trading_years(self, which: Ints, at_s: Floats | float) -> Floats:
+        """Years to expiry by `trading252`, whatever the clock of each expiry [n] is."""
+        exchanges = self._exchange[which].tolist()
+        moments_s = np.broadcast_to(at_s, which.shape)
+        return np.array(
+            [
+                float(self._clocks.years(YearClock.TRADING252, exchange, moment_s, instant_s))
+                for exchange, moment_s, instant_s in zip(
+                    exchanges, moments_s.tolist(), self._instant_s[which].tolist(), strict=True
+                )
+            ]
+        )
+
     def settles(self, which: Ints, at_s: Floats | float) -> Bools:
         """Whether the settlement price of each expiry [n] is being made at a moment."""
         settling: Bools = self.settlement_s[which] <= at_s

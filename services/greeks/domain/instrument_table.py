@@ -173,6 +173,10 @@ class InstrumentTable:
         """The slot of one token, or `NOBODY`."""
         return self._slot_of[token] if token in self._instruments else NOBODY
 
+    def instrument_at(self, slot: int) -> Instrument | None:
+        """What the newest sets say of the instrument at a slot; None if they do not know it."""
+        return self._instruments.get(int(self.token[slot]))
+
     def apply(self, update: InstrumentSet) -> list[int]:
         """Replace what is known of one underlying.
 

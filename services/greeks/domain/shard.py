@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from libs.common.contracts import codec
-from libs.common.contracts.messages import Forward, ForwardSource, InstrumentSet, Source
+from libs.common.contracts.messages import (
+    Explanation,
+    Forward,
+    ForwardSource,
+    InstrumentSet,
+    Source,
+)
 from libs.common.domain.market_calendar import MarketCalendar
 from services.greeks.domain.bars import Bars
 from services.greeks.domain.batching import every_packet, newest_only
@@ -26,6 +32,7 @@ from services.greeks.domain.chain_pricer import (
 )
 from services.greeks.domain.chains import Chains, Stamp, chains_of, or_none, turns
 from services.greeks.domain.expiry_terms import ExpiryTerms
+from services.greeks.domain.explanation import Market, explain
 from services.greeks.domain.forward import SOURCES, Forwards
 from services.greeks.domain.fragments import (
     NO_VALUATION,
@@ -273,6 +280,31 @@ class Shard:
         held = self._repricing.held
         unknown = self.table.slots_of(self.table.token[held]) == NOBODY
         self._repricing.forget(held[unknown])
+
+    def explain(self, token: int, *, shard: int) -> Explanation | None:
+        """Explain the Greeks of an option; None if it is none of the shard's options.
+
+        Args:
+            token: Its instrument token.
+            shard: Number of this shard.
+        """
+        market = Market(
+            table=self.table,
+            book=self.book,
+            forwards=self.forwards,
+            terms=self.terms,
+            policy=self._policy,
+            market_s=float(self.clock.now_s),
+            source=self._source,
+            engine=self._engine,
+        )
+        return explain(
+            market,
+            self.table.slot_of(token),
+            shard=shard,
+            epoch=self.epoch,
+            now_ns=self._now_ns(),
+        )
 
     def work(
         self, frames: Sequence[Frame], *, conflate: bool, tally: Tally

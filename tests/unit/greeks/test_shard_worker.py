@@ -13,6 +13,7 @@ from libs.common.lifecycle import Lifecycle
 from services.greeks.domain import pricing
 from services.greeks.domain.chains import CHAIN_PHASES
 from services.greeks.domain.policy import Policy
+from services.greeks.domain.reprice_budget import RepriceBudget
 from services.greeks.domain.shard import Shard
 from services.greeks.settings import GreeksSettings
 from services.greeks.shard_worker import ShardWorker
@@ -67,7 +68,14 @@ class Rig:
         )
         shard.use_instruments(MARKET.instrument_set())
         settings = GreeksSettings(conflate_after_seconds=60)
-        self.worker = ShardWorker(self.bus, self.lease, shard, settings, Lifecycle())  # type: ignore[arg-type]  # Fakes.
+        self.worker = ShardWorker(
+            self.bus,  # type: ignore[arg-type]  # A fake.
+            self.lease,  # type: ignore[arg-type]  # A fake.
+            shard,
+            settings,
+            Lifecycle(),
+            RepriceBudget(1000),
+        )
         self.sequence = 0
 
     async def batch(self, *, pending: int = 0, age_seconds: float = 0.0) -> None:
