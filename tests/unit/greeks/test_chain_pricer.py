@@ -39,9 +39,7 @@ NOON_S = datetime(2026, 11, 23, 12, 0, tzinfo=IST).timestamp()
 
 def rows_of(*rows):
     """Contracts of (flag, strike, forward, tte, rate, carry, is_bsm, theta_scale) each."""
-    flag, strike, forward, tte, rate, carry, is_bsm, scale = map(
-        np.array, zip(*rows, strict=True)
-    )
+    flag, strike, forward, tte, rate, carry, is_bsm, scale = map(np.array, zip(*rows, strict=True))
     return Contracts(
         flag=flag.astype(np.int8),
         strike=strike.astype(float),
@@ -246,7 +244,9 @@ def test_the_smile_gives_greeks_only_to_in_the_money_rows_without_a_usable_price
     unpriced = np.arange(fair.size) % 2 == 0
     borrowed = unpriced & in_the_money & np.isfinite(smile)
     assert borrowed.any()
-    assert (origin == np.where(borrowed, FROM_SMILE, np.where(unpriced, FROM_NOTHING, FROM_IV))).all()
+    assert (
+        origin == np.where(borrowed, FROM_SMILE, np.where(unpriced, FROM_NOTHING, FROM_IV))
+    ).all()
     np.testing.assert_array_equal(solved.greeks[:, ~borrowed], before[:, ~borrowed])
     expected = contracts.greeks_at(np.full(fair.size, 0.2))
     np.testing.assert_array_equal(solved.greeks[:, borrowed], expected[:, borrowed])
