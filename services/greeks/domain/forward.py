@@ -63,8 +63,11 @@ def parity_forwards(
     if not k:
         return Parity(np.full(m, np.nan), np.full(m, np.nan))
     gap = call_mids - put_mids
-    usable = np.isfinite(gap) & np.isfinite(strikes)
-    forwards = strikes + gap * growth[:, None]
+    value = gap * growth[:, None]
+    forwards = strikes + value
+    # Where call and put lie further apart than the strike is worth, one of them is no price; a
+    # strike so deep in the money is not one of the nearest.
+    usable = np.abs(value) < strikes
     lost = np.flatnonzero(~np.isfinite(near))
     if lost.size:
         near = near.copy()

@@ -87,6 +87,36 @@ def test_dispersion_is_the_spread_of_the_strikes_taken():
     assert median(STRIKES, calls, puts, 24_500.0)[1] == 6.0
 
 
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.floats(50, 100_000),
+            st.floats(0.05, 4.3e7) | st.just(np.nan),
+            st.floats(0.05, 4.3e7) | st.just(np.nan),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    near=st.floats(50, 100_000) | st.just(np.nan),
+    growth=st.floats(0.9, 1.2),
+)
+def test_books_that_are_no_prices_make_no_forward_that_is_none(rows, near, growth):
+    strikes, calls, puts = map(np.array, zip(*sorted(rows, key=lambda row: row[0]), strict=True))
+    found, dispersion = median(strikes, calls, puts, near, growth)
+    assert np.isnan(found) == np.isnan(dispersion)
+    if not np.isnan(found):
+        assert 0.0 < found < 2.0 * strikes.max()
+        assert dispersion >= 0.0
+
+
+def test_three_absurd_books_of_five_are_left_out():
+    calls, puts = ladder(24_512.0, STRIKES)
+    nearest = np.argsort(np.abs(STRIKES - 24_512.0), kind="stable")[:5]
+    puts[nearest[:2]] = 2e7
+    calls[nearest[2]] = 3e7
+    assert median(STRIKES, calls, puts, 24_512.0) == pytest.approx((24_512.0, 0.0), abs=1e-6)
+
+
 def test_an_expiry_without_options_has_no_parity_forward():
     empty = np.empty((2, 0))
     result = parity_forwards(empty, empty, empty, np.full(2, np.nan), np.ones(2))

@@ -85,8 +85,7 @@ def test_volatility_of_tradable_options_is_exact_to_3e_12(table, path):
     out_of_money = table.tradable & ~table.in_the_money
     assert out_of_money.sum() > 500
     assert error[out_of_money].max() < 3e-12
-    # In the money a price in rupees is mostly intrinsic value: what its last digit is worth comes
-    # on top.
+    # In the money a price is mostly intrinsic: what its last digit is worth comes on top.
     last_digit = np.spacing(np.maximum(table.price / table.df, table.forward)) * table.df
     rest = table.tradable & table.in_the_money
     assert rest.sum() > 300

@@ -111,6 +111,46 @@ def test_every_trap_of_vollib_ends_as_the_status_our_engine_gives(model, flag, t
     assert not (theirs[0] <= 0).any()
 
 
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("price", "strike", "tte", "letter", "found", "expected"),
+    [
+        (650.0, 23000.0, 0.02, "c", "BelowIntrinsicException", Status.BELOW_INTRINSIC),
+        (23659.85 - 23000.0, 23000.0, 0.02, "c", 0.0, Status.BELOW_INTRINSIC),
+        (24000.0, 23000.0, 0.02, "c", "AboveMaximumException", Status.ABOVE_MAX),
+        (0.0, 23700.0, 0.02, "c", 0.0, Status.NO_PRICE),
+        (300.0, 23700.0, 0.0, "c", math.inf, Status.EXPIRED),
+        (700.0, 23000.0, 0.0, "c", "ZeroDivisionError", Status.EXPIRED),
+        (300.0, 23700.0, -0.01, "c", "ValueError", Status.EXPIRED),
+        (300.0, 23700.0, 0.02, "C", "KeyError", None),
+    ],
+)
+def test_traps_of_vollib_are_those_we_guard_against(price, strike, tte, letter, found, expected):
+    from vollib.black.implied_volatility import implied_volatility
+
+    try:
+        answer = implied_volatility(price, 23659.85, strike, 0.0, tte, letter)
+    except Exception as error:  # noqa: BLE001  # Its classes are what is asked for.
+        answer = type(error).__name__
+    assert answer == found
+    if expected is not None:
+        row = (np.array([1]), np.array([price]), 23659.85, strike, tte, 1.0)
+        for compute in (pricing.compute, vollib_engine.compute):
+            out, status = compute(*row)
+            assert Status(status[0]) is expected
+            assert np.isnan(out).all()
+
+
+def test_a_price_at_intrinsic_has_a_volatility_of_noise_by_vollib_and_none_by_us():
+    from vollib.black.implied_volatility import implied_volatility
+
+    # 659.85 is 1e-12 more than 23659.85 - 23000 in float64.
+    assert implied_volatility(659.85, 23659.85, 23000.0, 0.0, 0.02, "c") > 0.02
+    for compute in (pricing.compute, vollib_engine.compute):
+        _, status = compute(np.array([1]), np.array([659.85]), 23659.85, 23000.0, 0.02, 1.0)
+        assert Status(status[0]) is Status.BELOW_INTRINSIC
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
