@@ -5,7 +5,7 @@ import csv
 import json
 import signal
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 
 import msgspec
@@ -22,6 +22,7 @@ from libs.common.contracts.messages import (
     HistoryRequest,
     QuoteReply,
     QuoteRequest,
+    Source,
 )
 from libs.common.domain.clock import IST
 from services.fleet.errors import FleetCannotAnswerError
@@ -250,6 +251,35 @@ async def test_limit_of_one_account_is_relieved_by_the_next_process(rig, bus):
         )
     served = Counter(reply.account for reply in replies)
     assert set(served) == {"sim1", "sim2"}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_candles_say_whose_market_they_are_of_and_can_be_asked_of_one_alone(
+    rig, bus, processes
+):
+    """While the simulator stands in, live accounts stay logged in; their tokens mean others."""
+    await rig.plan(1, 2)
+    await rig.log_in(1, source=Source.LIVE)
+    await rig.log_in(2)
+    async with AsyncExitStack() as stack:
+        for number in range(processes):
+            await stack.enter_async_context(rig.ingest(f"worker{number}"))
+        await rig.until_served(1, 2)
+        for source, account in ((Source.LIVE, "sim1"), (Source.SIM, "sim2")):
+            # Four in a row, so that each process and each account gets its turn.
+            for _ in range(4):
+                parts = await parts_of(bus, wanted(source=source))
+                assert {(part.source, part.account) for part in parts} == {(source, account)}
+        parts = [part for _ in range(4) for part in await parts_of(bus, wanted())]
+        assert all((part.source is Source.LIVE) is (part.account == "sim1") for part in parts)
+
+
+async def test_market_that_no_account_is_of_is_no_account(rig, bus):
+    async with one_ingest(rig, 1):
+        with pytest.raises(ServiceBusyError) as raised:
+            await parts_of(bus, wanted(source=Source.LIVE))
+    assert raised.value.code == "no_account"
+    assert "other_market" in raised.value.reason
 
 
 async def test_429_of_kite_fails_over_to_another_account(rig, bus, simulator):
