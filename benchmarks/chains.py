@@ -1,4 +1,4 @@
-"""Chains and volatility curves of a whole universe: time per frame, share of a core at two a second.
+"""Chains and volatility curves of a whole universe: time of one, share of a core at two a second.
 
 540 expiries of 180 underlyings in 16 shards, each expiry with 31 streamed strikes: every strike's
 two legs are priced anew (last, bid and ask), and chain and curve are encoded. The clock covers what
@@ -36,7 +36,7 @@ ENCODER = msgspec.json.Encoder()
 
 
 class Round(NamedTuple):
-    """One interval of the universe: frames, their bytes, and seconds in all and of the longest turn."""
+    """One interval of the universe: chains, bytes, and seconds in all and of the longest turn."""
 
     chains: int
     payload_bytes: int
@@ -161,9 +161,13 @@ def main() -> None:
     print(f"{chains} expiries in {SHARDS} shards, {2 * EACH_SIDE + 1} strikes each")
     print(f"  chain and curve      {micros:7.0f} us   {1e6 / micros:7.0f} a second")
     print(f"  row by row, no curve {baseline:7.0f} us   ratio {baseline / micros:.1f}x")
-    print(f"  all of them {PER_SECOND}/s      {micros * chains * PER_SECOND / 1e4:6.1f} % of a core")
+    print(
+        f"  all of them {PER_SECOND}/s      {micros * chains * PER_SECOND / 1e4:6.1f} % of a core"
+    )
     turns = [r.longest_seconds * 1e3 for r in rounds]
-    print(f"  longest turn         {statistics.median(turns):7.2f} ms (best round {min(turns):.2f})")
+    print(
+        f"  longest turn         {statistics.median(turns):7.2f} ms (best round {min(turns):.2f})"
+    )
     print(f"  bytes of a pair      {rounds[0].payload_bytes / chains:7.0f}")
 
 
