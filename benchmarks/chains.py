@@ -1,4 +1,4 @@
-"""Chains and curves of a whole universe: time per frame, share of a core at two a second.
+"""Chains and volatility curves of a whole universe: time of one, share of a core at two a second.
 
 540 expiries of 180 underlyings in 16 shards, each expiry with 31 streamed strikes: every strike's
 two legs are priced anew (last, bid and ask), and chain and curve are encoded. The clock covers what
@@ -36,7 +36,7 @@ ENCODER = msgspec.json.Encoder()
 
 
 class Round(NamedTuple):
-    """One interval of the universe: frames, their bytes, seconds in all and of the longest turn."""
+    """One interval of the universe: chains, bytes, and seconds in all and of the longest turn."""
 
     chains: int
     payload_bytes: int

@@ -86,6 +86,19 @@ def test_escaped_name_is_one_subject_token_and_comes_back(name):
     assert subjects.unescape(token) == name
 
 
+@given(st.text(min_size=1).filter(lambda s: s.isprintable()), st.dates())
+def test_underlying_and_expiry_are_read_from_the_subjects_that_hold_them(name, day):
+    for make in (subjects.forward, subjects.chain, subjects.vol_curve):
+        assert subjects.expiry_of(make(name, day)) == (name, day)
+    assert subjects.forward(name, day).startswith(subjects.forwards_of(name)[:-1])
+
+
+@pytest.mark.parametrize("subject", ["", "md.tick.v1.NIFTY", "md.bar.v1.NIFTY.1s"])
+def test_a_subject_without_an_expiry_is_refused(subject):
+    with pytest.raises(ValueError, match=r"unpack|isoformat"):
+        subjects.expiry_of(subject)
+
+
 def test_ampersand_is_escaped_as_documented():
     assert subjects.escape("M&M") == "M_26M"
     assert subjects.tick("M&M") == "md.tick.v1.M_26M"

@@ -77,13 +77,21 @@ class FleetProcess:
 
     def history(self, *arguments: str) -> list[str]:
         """The lines of `tickfleet history`."""
-        command = [sys.executable, "-m", "services.fleet", "history"]
+        return self._lines("history", *arguments)
+
+    def chain(self, *arguments: str) -> list[str]:
+        """The lines of `tickfleet chain`."""
+        return self._lines("chain", *arguments)
+
+    def _lines(self, name: str, *arguments: str) -> list[str]:
+        command = [sys.executable, "-m", "services.fleet", name]
         done = subprocess.run(
             [*command, *arguments, "--data-dir", str(self.folder)],
             check=True,
             capture_output=True,
             text=True,
             timeout=90,
+            env={**os.environ, "COLUMNS": "160"},
         )
         return done.stdout.splitlines()
 

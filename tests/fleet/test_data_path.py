@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -87,6 +88,46 @@ async def test_joining_client_gets_the_last_values_at_once(healthy):
         await client.subscribe(sorted(tokens))
         first = await client.ticks(len(tokens))
     assert {tick["instrument_token"] for tick in first} == tokens
+
+
+async def test_chain_curve_and_forward_agree_and_a_person_can_read_them(healthy):
+    streamed = await healthy.subscriptions(underlying="NIFTY", kind="option")
+    expiry = min(item["expiry"] for item in streamed)
+    strikes = {item["strike"] for item in streamed if item["expiry"] == expiry}
+    async with httpx.AsyncClient(base_url=healthy.gateway, timeout=10) as rest:
+
+        async def whole() -> dict[str, Any]:
+            async with asyncio.timeout(60):
+                while True:
+                    answer = await rest.get(f"/chains/NIFTY/{expiry}")
+                    if answer.status_code == 200:
+                        found: dict[str, Any] = answer.json()
+                        if strikes <= set(found["strikes"]) and None not in found["smile_iv"]:
+                            return found
+                    await asyncio.sleep(0.2)
+
+        chain = await whole()
+        curve = (await rest.get(f"/vol/NIFTY/{expiry}")).json()
+        forwards = (await rest.get("/forwards/NIFTY")).json()
+        missing = (await rest.get("/chains/NIFTY/2001-01-25")).json()["error"]["message"]
+    assert chain["strikes"][chain["offsets"].index(0)] == chain["atm_strike"]
+    for letter, side in (("c", chain["calls"]), ("p", chain["puts"])):
+        for row, strike in enumerate(chain["strikes"]):
+            if side["iv_status"][row] == "ok":
+                market = (chain["forward"], strike, 0.0, chain["tte"], letter)
+                iv = implied_volatility(side["last_price"][row], *market)
+                assert side["iv"][row] == pytest.approx(iv, abs=1e-6)
+    assert strikes <= set(curve["strikes"])
+    assert 0.02 < curve["atm_iv"] < 1.0
+    # The streamed window is narrower than a quarter delta on either side for most expiries.
+    wings = curve["call_iv_25d"], curve["put_iv_25d"]
+    assert curve["risk_reversal_25d"] == (None if None in wings else wings[0] - wings[1])
+    assert expiry in {forward["expiry"] for forward in forwards["items"]}
+    assert f"the nearest is {expiry}" in missing
+    said = await asyncio.to_thread(healthy.chain, "NIFTY", "--expiry", expiry)
+    assert said[0].startswith(f"NIFTY {expiry}: forward ")
+    assert len(said) == len(chain["strikes"]) + 3
+    assert said[-1].startswith("ATM IV ")
 
 
 STOCK_CLIENT = """

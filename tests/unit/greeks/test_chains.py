@@ -60,8 +60,8 @@ def shard_of(*markets: FakeMarket, clock: Clock | None = None, **policy) -> Shar
     return shard
 
 
-def feed(shard: Shard, *payloads: bytes, source: str = "sim") -> None:
-    frames = [Frame(payload, 1, source) for payload in payloads]
+def feed(shard: Shard, *payloads: bytes, source: str = "sim", received_ns: int = 1) -> None:
+    frames = [Frame(payload, received_ns, source) for payload in payloads]
     for _ in shard.work(frames, conflate=False, tally=Tally()):
         pass
 
@@ -367,6 +367,20 @@ def test_another_market_or_day_leaves_nothing_of_the_old_one_to_show():
         for _, payload in shard.take_forwards(np.array([0]))
     ]
     assert skews == [None]
+
+
+def test_a_day_that_starts_over_leaves_nothing_of_the_one_before_to_show():
+    market = FakeMarket(strikes_each_side=2)
+    shard = shard_of(market)
+    feed(shard, market.frame())
+    market.now_s -= 3600
+    some = market.frame([market.index, *(i for i in market.options if i.expiry == FAR)])
+    for second in range(5):
+        feed(shard, some, received_ns=1 + second * 1_000_000_000)
+    assert shard.clock.now_s == market.now_s
+    chains, _ = take(shard)
+    assert chains.keys() == {f"NIFTY {FAR}"}
+    assert chains[f"NIFTY {FAR}"].exchange_ts == market.now_s * 1_000_000_000
 
 
 # -- any state of the book --------------------------------------------------------------------
