@@ -125,7 +125,8 @@ def test_quotes_without_a_first_price_are_refused(engine):
 @pytest.mark.parametrize("model", ["black76", "bsm"])
 def test_both_engines_solve_several_prices_alike(model):
     with GOLDEN.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if float(row["vega"]) > 0.005][::7]
+        table = csv.DictReader(line for line in file if not line.startswith("#"))
+        rows = [row for row in table if float(row["vega"]) > 0.005][::7]
     flag = np.array([int(row["flag"]) for row in rows], dtype=np.int8)
     price, *terms = (
         np.array([float(row[name]) for row in rows])
