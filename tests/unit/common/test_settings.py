@@ -8,6 +8,7 @@ from libs.common.settings import (
     EncryptionSettings,
     Environment,
     NatsSettings,
+    OptionalDatabaseSettings,
     SettingsError,
     Variables,
     load,
@@ -134,3 +135,22 @@ def test_file_of_a_variable_that_cannot_be_read_is_a_problem_until_it_can(tmp_pa
     (tmp_path / "secret").write_text("there")
     assert variables.get("KITE_B") == "there"
     assert variables.problems == {}
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_database_that_is_optional_may_be_left_out(monkeypatch, value):
+    if value is not None:
+        monkeypatch.setenv("DATABASE_URL", value)
+    assert load(OptionalDatabaseSettings).database is None
+
+
+def test_optional_database_is_checked_and_kept_secret_like_any_other(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "mysql://here")
+    with pytest.raises(SettingsError, match="DATABASE_URL"):
+        load(OptionalDatabaseSettings)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:hush@here/name")
+    settings = load(OptionalDatabaseSettings, database_pool_size=2)
+    assert settings.database is not None
+    assert settings.database.database_url.get_secret_value().endswith("hush@here/name")
+    assert settings.database.database_pool_size == 2
+    assert "hush" not in f"{settings!r}{settings.describe()}"

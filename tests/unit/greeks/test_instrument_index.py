@@ -63,17 +63,21 @@ async def test_an_instrument_that_left_its_set_is_not_found():
     assert await scene.find(OTHER.index.instrument_token) == OTHER.index
 
 
-async def test_a_token_that_moved_belongs_to_its_newest_set():
+@pytest.mark.parametrize("old_first", [True, False])
+async def test_a_token_that_moves_is_found_where_it_is_now_in_either_order(old_first):
     scene = Scene()
     moved = msgspec.structs.replace(NIFTY.options[0], underlying="M&M")
-    assert await scene.find(moved.instrument_token) == NIFTY.options[0]
-    found = msgspec.structs.replace(OTHER.instrument_set(), instruments=(moved,))
-    scene.put("M_26M", codec.to_msgpack(found))
-    assert await scene.find(moved.instrument_token) == moved
-    scene.put("NIFTY", packed(NIFTY, first=3))
-    assert await scene.find(moved.instrument_token) == moved
+    token = moved.instrument_token
+    assert await scene.find(token) == NIFTY.options[0]
+    left = msgspec.structs.replace(NIFTY.instrument_set(), instruments=(NIFTY.index,))
+    joined = msgspec.structs.replace(OTHER.instrument_set(), instruments=(moved,))
+    changes = [("NIFTY", codec.to_msgpack(left)), ("M_26M", codec.to_msgpack(joined))]
+    for key, value in changes if old_first else reversed(changes):
+        scene.put(key, value)
+        await scene.find(1)
+    assert await scene.find(token) == moved
     scene.put("NIFTY", None)
-    assert await scene.find(moved.instrument_token) == moved
+    assert await scene.find(token) == moved
 
 
 @pytest.mark.parametrize(
