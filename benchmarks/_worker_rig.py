@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import httpx
 import msgspec
@@ -146,7 +146,7 @@ def _bytes_at(places: Words) -> Words:
     return np.add.outer(places, np.arange(4))
 
 
-def _full(market: FakeMarket) -> npt.NDArray[Any]:
+def _full(market: FakeMarket) -> npt.NDArray[np.void]:
     """A full packet of everything but the index, with random quantities in the books."""
     items = market.instruments[1:]
     forward = np.array([market.forward(item.expiry) for item in items if item.expiry])
@@ -160,7 +160,8 @@ def _full(market: FakeMarket) -> npt.NDArray[Any]:
     rng = np.random.default_rng(1)
     records = market.full(items, paise, depth_quantity=rng.integers(1, 5000, (len(items), 10)))
     # As bytes: putting arrays of records together would turn their fields to native order.
-    return records.view(f"V{records.dtype.itemsize}")
+    plain: npt.NDArray[np.void] = records.view(f"V{records.dtype.itemsize}")
+    return plain
 
 
 def templates(load: Load) -> list[_Template]:

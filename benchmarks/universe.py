@@ -5,6 +5,10 @@ packets, whole chains one after the other, all prices moving. First the cost of 
 with about 1 000, 10 000 and 100 000 instruments at the same rate, each on a worker of its own: the
 claim is that it stays flat. Then every instrument of the largest universe ticks once a second.
 
+Every instrument's newest tick is also written as its last value once a second by default. At this
+size these are as many messages as a worker has ticks, each alone, so they are measured apart: the
+comparison and a first run of the whole universe write them once a minute.
+
 The baseline is the smallest universe. CPU and memory are read from /proc; the ages are those of the
 ticks of one underlying, from their frame's publish to their arrival here.
 
@@ -22,6 +26,8 @@ from benchmarks.ingest import Usage, usage
 UNDERLYINGS = (1, 10, 100)
 WARM_SECONDS = 4.0
 """Every instrument has ticked by then, and memory has settled."""
+RARELY = "60"
+"""Seconds between the last values of an instrument where they are not to be measured."""
 
 
 class Sample(NamedTuple):
@@ -29,6 +35,7 @@ class Sample(NamedTuple):
 
     at: float
     use: Usage
+    server: Usage
     ticks: float
     conflated: float
 
@@ -38,15 +45,21 @@ class Cost(NamedTuple):
 
     micros_per_tick: float
     cpu_share: float
+    server_share: float
     ticks_per_second: float
-    conflated_per_second: float
     rss_mib: float
 
 
 def sample(stage: Rig) -> Sample:
     """Look at the worker."""
     worker = stage.worker
-    return Sample(time.perf_counter(), usage(worker.pid), worker.ticks(), worker.conflated())
+    return Sample(
+        time.perf_counter(),
+        usage(worker.pid),
+        usage(stage.server.pid),
+        worker.ticks(),
+        worker.conflated(),
+    )
 
 
 def cost(before: Sample, after: Sample) -> Cost:
@@ -57,15 +70,15 @@ def cost(before: Sample, after: Sample) -> Cost:
     return Cost(
         cpu / ticks * 1e6,
         cpu / seconds,
+        (after.server.cpu_seconds - before.server.cpu_seconds) / seconds,
         ticks / seconds,
-        (after.conflated - before.conflated) / seconds,
         after.use.rss_mib,
     )
 
 
-async def measure(shape: Shape, phases: tuple[Phase, ...]) -> None:
+async def measure(shape: Shape, phases: tuple[Phase, ...], **settings: str) -> None:
     """Feed one universe and print a line per phase after the first, which warms up."""
-    async with rig(shape) as stage:
+    async with rig(shape, **settings) as stage:
         feeder = Feeder(Load(stage.server.url, shape, phases))
         try:
             await feeder.ready()
@@ -88,10 +101,11 @@ async def measure(shape: Shape, phases: tuple[Phase, ...]) -> None:
                 ]
                 offered = fed[number].packets / fed[number].seconds
                 print(
-                    f"{stage.instruments:8,} {offered:10,.0f} {spent.ticks_per_second:10,.0f} "
-                    f"{spent.micros_per_tick:9.2f} {spent.cpu_share:7.0%} {spent.rss_mib:6.0f} MiB "
-                    f"{spent.conflated_per_second:11,.0f} {stage.worker.lag_frames():5.0f} "
-                    f"{quantile(ages, 0.5):8.1f} {quantile(ages, 0.99):8.1f}",
+                    f"{stage.instruments:9,} {offered:9,.0f} {spent.ticks_per_second:9,.0f} "
+                    f"{spent.micros_per_tick:9.2f} {spent.cpu_share:9.0%} "
+                    f"{spent.server_share:9.0%} {spent.rss_mib:9.0f} "
+                    f"{after.conflated - before.conflated:9,.0f} {stage.worker.lag_frames():9.0f} "
+                    f"{quantile(ages, 0.5):9.1f} {quantile(ages, 0.99):9.1f}",
                     flush=True,
                 )
         finally:
@@ -105,20 +119,19 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20_000, help="ticks/s in the comparison")
     arguments = parser.parse_args()
     quiet()
-    print(
-        f"{'known':>8} {'offered/s':>10} {'ticks/s':>10} {'us/tick':>9} {'CPU':>7} {'RSS':>10} "
-        f"{'conflated/s':>11} {'lag':>5} {'p50 ms':>8} {'p99 ms':>8}"
-    )
+    names = ("known", "offered/s", "ticks/s", "us/tick", "CPU", "server", "RSS MiB")
+    print(" ".join(f"{name:>9}" for name in (*names, "conflated", "lag", "p50 ms", "p99 ms")))
+    print(f"same rate, a last value per instrument every {RARELY} s")
     for count in UNDERLYINGS:
-        shape = Shape(count)
-        size = 1000.0 * count
-        phases = [
-            Phase(max(WARM_SECONDS, 2 * size / arguments.rate), arguments.rate),
-            Phase(6.0, arguments.rate),
-        ]
-        if count == UNDERLYINGS[-1]:
-            phases.append(Phase(arguments.seconds, size))
-        asyncio.run(measure(shape, tuple(phases)))
+        warm = max(WARM_SECONDS, 1200.0 * count / arguments.rate)
+        phases = (Phase(warm, arguments.rate), Phase(5.0, arguments.rate))
+        asyncio.run(measure(Shape(count), phases, LAST_INTERVAL_SECONDS=RARELY))
+    count = UNDERLYINGS[-1]
+    size = 994.0 * count
+    for interval in (RARELY, "1"):
+        print(f"every instrument once a second, a last value of each every {interval} s")
+        phases = (Phase(WARM_SECONDS, size / 3), Phase(arguments.seconds, size))
+        asyncio.run(measure(Shape(count), phases, LAST_INTERVAL_SECONDS=interval))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ class GreeksSettings(NatsSettings, OptionalDatabaseSettings):
         chain_strikes: Strikes on each side of the money that a chain shows.
         checkpoint_interval_seconds: How often a shard's position is saved; what lies between is
             repeated after a take-over.
-        conflate_after_seconds: A batch whose oldest frame is older than this is behind: only the
-            newest packet per instrument is priced.
+        conflate_after_seconds: A batch whose oldest frame was received longer ago than this is
+            behind: what waits is collected, for as long at most, and only the newest packet per
+            instrument is priced.
         rebuild_seconds: How far back a new owner reads to know its market.
         first_start_seconds: How far back a shard without a checkpoint is read.
         batch_frames: Frames fetched at once, at most.

@@ -29,6 +29,8 @@ from services.greeks.settings import GreeksSettings
 
 _NS_PER_SECOND: Final = 1_000_000_000
 _RETRY_SECONDS: Final = 0.2
+MAX_HELD_BYTES: Final = 32 * 1024 * 1024
+"""Of a backlog so much is collected at most before it is worked."""
 _SOURCES: Final = frozenset(source.value for source in Source)
 
 log = logs.get_logger(__name__)
@@ -78,7 +80,11 @@ class ShardWorker:
         self._published_until = 0
         self._worked_until = 0
         self._saved = 0
-        self._is_behind = False
+        self._catches_up = False
+        # Fetched and not worked yet, while behind.
+        self._held: list[StreamMessage] = []
+        self._held_bytes = 0
+        self._held_since = 0.0
         self._forward_due_at = np.zeros(0)
         # Two tasks publish bars; a version must not overtake the one before it.
         self._bar_order = asyncio.Lock()
@@ -225,33 +231,59 @@ class ShardWorker:
         started = time.perf_counter()
         if not self._lease.is_valid():
             return
-        old = [m for m in messages if m.sequence <= self._published_until]
+        pending = self.lag_frames = messages[-1].pending
+        batch = self._backlog(messages)
+        old = [m for m in batch if m.sequence <= self._published_until]
         if old:
             await self._work(old, conflate=True, publish=False)
             self.state.owe()
-        new = messages[len(old) :]
-        behind = False
-        if new:
-            age_ns = time.time_ns() - new[0].timestamp_ns
-            behind = age_ns > self._settings.conflate_after_seconds * _NS_PER_SECOND
-            if not await self._work(new, conflate=behind, publish=True):
-                return  # Not a step further: the next owner repeats the batch.
-        last = messages[-1]
-        self._is_behind = behind and last.pending > 0
-        if new or last.sequence >= self._published_until or not last.pending:
+        new = batch[len(old) :]
+        behind = not batch or (bool(new) and self._is_behind(new[0]))
+        if new and not await self._work(new, conflate=behind, publish=True):
+            return  # Not a step further: the next owner repeats the batch.
+        if new or not pending or (batch and batch[-1].sequence >= self._published_until):
             self._is_rebuilt = True
         if new:
             self._published_until = 0
             # Not the greater of the two: a server that lost its newest messages counts from lower.
-            self._worked_until = last.sequence
-        self.lag_frames = last.pending
+            self._worked_until = new[-1].sequence
         # With nothing waiting, neither the age of this batch nor a rebuild matters any more.
-        self._repricer.is_paused = last.pending > 0 and (
-            behind or not new or last.pending >= self._settings.batch_frames
+        self._catches_up = pending > 0 and behind
+        self._repricer.is_paused = pending > 0 and (
+            behind or not new or pending >= self._settings.batch_frames
         )
-        metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
+        if batch:
+            metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
         # One shard's backlog must not keep the leases and the other shards waiting.
         await asyncio.sleep(0)
+
+    def _backlog(self, messages: list[StreamMessage]) -> list[StreamMessage]:
+        """What to work now: all that was fetched, or nothing while a backlog is still coming in.
+
+        A fetch that holds no instrument twice leaves nothing out, however far behind it is; so
+        what waits is collected first, for as long and as much as the bounds allow.
+        """
+        held = self._held
+        held += messages
+        now_seconds = time.monotonic()
+        if len(held) == len(messages):
+            self._held_since = now_seconds
+        self._held_bytes += sum(len(m.payload) for m in messages)
+        if (
+            messages[-1].pending
+            and self._held_bytes < MAX_HELD_BYTES
+            and now_seconds - self._held_since < self._settings.conflate_after_seconds
+            and self._is_behind(held[0])
+        ):
+            return []
+        self._held, self._held_bytes = [], 0
+        return held
+
+    def _is_behind(self, message: StreamMessage) -> bool:
+        """Whether a frame is too old to price more than the newest packet of each instrument."""
+        # Not when it was stored alone: a flooded server keeps frames before it stamps them.
+        age_ns = time.time_ns() - min(message.timestamp_ns, _received_ns(message))
+        return age_ns > self._settings.conflate_after_seconds * _NS_PER_SECOND
 
     async def _work(
         self, messages: Sequence[StreamMessage], *, conflate: bool, publish: bool
@@ -392,9 +424,9 @@ class ShardWorker:
         turns = state.chain_turns(phase)
         if not turns or not self._lease.is_valid():
             return
-        if self._is_behind or not self._is_rebuilt:
+        if self._catches_up or not self._is_rebuilt:
             # They would show the past; their news is kept for the next turn.
-            reason = "behind" if self._is_behind else "rebuild"
+            reason = "behind" if self._catches_up else "rebuild"
             metrics.CHAINS_SKIPPED_TOTAL.labels(reason=reason).inc(sum(t.size for t in turns))
             return
         for turn in turns:
@@ -440,6 +472,10 @@ def _frame_of(message: StreamMessage) -> Frame:
     source = headers.get(codec.HEADER_SOURCE)
     if source not in _SOURCES:
         raise FrameHeaderError(codec.HEADER_SOURCE, source)
-    received = headers.get(codec.HEADER_RECEIVED_AT, "")
-    received_ns = int(received) if received.isdecimal() else message.timestamp_ns
-    return Frame(message.payload, received_ns, source)
+    return Frame(message.payload, _received_ns(message), source)
+
+
+def _received_ns(message: StreamMessage) -> int:
+    """When ingest received a frame, epoch ns; when the server stored it if that is not told."""
+    received = (message.headers or {}).get(codec.HEADER_RECEIVED_AT, "")
+    return int(received) if received.isdecimal() else message.timestamp_ns

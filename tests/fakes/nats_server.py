@@ -69,6 +69,12 @@ class NatsServer:
         """Whether the process lives (it may be paused)."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it and wait until JetStream answers; does nothing when it runs."""
         if self.is_running:

@@ -522,6 +522,28 @@ async def test_bars_hold_every_tick_of_their_second_and_are_kept(nats_server, bu
     assert {bar.revision for bar in listener.bars} == {0}
 
 
+async def test_a_backlog_is_conflated_over_all_its_fetches_by_the_age_that_ingest_tells(
+    nats_server, bus
+):
+    market = FakeMarket(strikes_each_side=1)
+    items = market.options[:4]
+    feeder = Feeder(bus, market)
+    await ensure(bus, streams.STREAMS, streams.BUCKETS)
+    await feeder.provide()
+    # Stored just now, but received long ago, as when a flooded server stores late.
+    received = str(time.time_ns() - 60_000_000_000)
+    headers = {codec.HEADER_RECEIVED_AT: received, codec.HEADER_SOURCE: "sim"}
+    for number in range(20):
+        await feeder.send(frame_of(market.full(items, volume=1000 + number)), headers)
+    await bus.client.flush()
+    # One frame a fetch: within a fetch no instrument comes twice. Collected for 30 s at most.
+    settings = settings_of(nats_server, batch_frames=1, conflate_after_seconds=30.0)
+    async with listening(bus) as listener, running(settings):
+        await eventually(lambda: {tick.volume for tick in listener.ticks} >= {1019})
+    assert len(listener.ticks) == len(items)
+    assert {tick.seq for tick in listener.ticks} == {1}
+
+
 async def test_a_second_is_published_by_the_clock_and_again_when_a_tick_comes_late(
     nats_server, bus
 ):

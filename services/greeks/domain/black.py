@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from scipy.special import erfc
 
+from services.greeks.domain.terms import constant
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -23,6 +25,18 @@ INV_SQRT_2PI: Final = 1.0 / sqrt(2.0 * pi)
 DAYS_PER_YEAR: Final = 365.0
 SMALL_T: Final = 0.01
 """Half total volatility s/2 below which the difference of two erfc loses digits to the series."""
+
+
+_HALF: Final = constant(0.5)
+_MINUS_HALF: Final = constant(-0.5)
+_QUARTER: Final = constant(0.25)
+_A: Final = constant(SQRT_HALF)
+_C: Final = constant(0.5 * SQRT_HALF)
+_SIDE: Final = constant(-SQRT_HALF)
+_DENSITY: Final = constant(INV_SQRT_2PI)
+_SMALL: Final = constant(2.0 * SMALL_T)
+_LAST_TERM: Final = constant(1 / 105)
+_PERCENT: Final = constant(0.01)
 
 
 class Moneyness(NamedTuple):
@@ -68,8 +82,10 @@ def moneyness(forward: Column, strike: Column) -> Moneyness:
     high = np.maximum(forward, strike)
     gap = high - low
     root = np.sqrt(low * high)
-    half_ratio = 0.5 * np.sqrt(low / high)
-    return Moneyness(np.log1p(gap / low), half_ratio, 0.25 / half_ratio, 0.5 * gap / root, root)
+    half_ratio = _HALF * np.sqrt(low / high)
+    return Moneyness(
+        np.log1p(gap / low), half_ratio, _QUARTER / half_ratio, _HALF * gap / root, root
+    )
 
 
 def normalised_value(
@@ -88,8 +104,8 @@ def normalised_value(
     Returns:
         b in units of √(FK), its slope db/ds, and ½h² = ½x²/s², each in the shape of s.
     """
-    a = (SQRT_HALF * m.x_abs) / s
-    c = (0.5 * SQRT_HALF) * s
+    a = (_A * m.x_abs) / s
+    c = _C * s
     tails = np.empty((2, *s.shape))  # erfc of -(h + t)/√2 and of -(h - t)/√2, with t = s/2.
     upper, lower = tails
     np.subtract(a, c, out=upper)
@@ -99,8 +115,8 @@ def normalised_value(
     c *= c
     c += a
     slope = np.exp(np.negative(c, out=c), out=c)
-    slope *= INV_SQRT_2PI
-    small = s < 2.0 * SMALL_T
+    slope *= _DENSITY
+    small = s < _SMALL
     is_small = bool(small.any())
     if is_small:
         small_b = _small_t_value(m, s, slope, lower, small_t or SmallT.of(m))
@@ -120,8 +136,9 @@ def _small_t_value(
     The bracket is its Taylor series about h, slope·s·Σ cₖ(v)·wᵏ with v = (ht)² = x²/4 and w = t²;
     these terms reach the rounding limit for t < `SMALL_T` and |h| < 7.
     """
-    w = 0.25 * s * s
-    series = w * (1 / 105)
+    w = _QUARTER * s
+    w *= s
+    series = w * _LAST_TERM
     series += terms.fifteenth
     series *= w
     series += terms.third
@@ -129,7 +146,7 @@ def _small_t_value(
     series += terms.one
     series *= s
     series *= slope
-    series *= 2.0 * m.half_ratio
+    series *= m.half_ratio + m.half_ratio
     series -= m.sinh_half * lower_tail
     return series
 
@@ -153,21 +170,21 @@ def greeks_into(
     flag, forward, strike, tte, df, spot = terms
     h = np.copysign(m.x_abs, np.subtract(forward, strike))
     h /= s
-    t = 0.5 * s
+    t = _HALF * s
     # Signed discounted Φ(±d1), from the tail that keeps relative accuracy.
-    side = -SQRT_HALF * flag
-    half_df = (0.5 * df) * flag
+    side = _SIDE * flag
+    half_df = (_HALF * df) * flag
     hedge = h + t
     hedge *= side
     erfc(hedge, out=hedge)
     hedge *= half_df
     density = h * h
     density += t * t
-    density *= -0.5
+    density *= _MINUS_HALF
     np.exp(density, out=density)
-    density *= INV_SQRT_2PI * df * m.root
+    density *= _DENSITY * df * m.root
     decay = density * s
-    decay *= -0.5 / tte
+    decay *= _MINUS_HALF / tte
     decay -= (np.log(df) / tte) * value
     if spot is None:
         unit = forward
@@ -186,4 +203,4 @@ def greeks_into(
         np.multiply(bond, 0.01 * tte * strike, out=out[4])
     np.divide(density, unit * unit * s, out=out[1])
     np.divide(decay, DAYS_PER_YEAR, out=out[2])
-    np.multiply(density, 0.01 * np.sqrt(tte), out=out[3])
+    np.multiply(density, _PERCENT * np.sqrt(tte), out=out[3])

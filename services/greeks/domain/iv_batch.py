@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from services.greeks.domain.black import SMALL_T, SmallT, normalised_value
+from services.greeks.domain.terms import constant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,23 @@ POLYA: Final = 2.0 / pi - 0.5
 ROUNDING: Final = 2.0**-53
 LEAST_VOLATILITY: Final = sqrt(2.0 * pi)
 """Least total volatility over normalised value: the slope of b(x, ·) is at most 1/√(2π)."""
+
+_ONE: Final = constant(1.0)
+_TWO: Final = constant(2.0)
+_THREE: Final = constant(3.0)
+_SIX: Final = constant(6.0)
+_TWELFTH: Final = constant(1.0 / 12.0)
+_HALF: Final = constant(0.5)
+_MINUS_HALF: Final = constant(-0.5)
+_QUARTER: Final = constant(0.25)
+_ZERO: Final = constant(0.0)
+_MINUS_HALF_PI: Final = constant(-0.5 * pi)
+_POLYA: Final = constant(POLYA)
+_REST: Final = constant(0.5 - POLYA)
+_INFLECTION: Final = constant(-4.0 / pi)
+_ROUNDING: Final = constant(ROUNDING)
+_LEAST_VOLATILITY: Final = constant(LEAST_VOLATILITY)
+_SMALL: Final = constant(2.5 * SMALL_T)
 
 
 def first_guess(m: Moneyness, beta: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -43,37 +61,37 @@ def first_guess(m: Moneyness, beta: FloatArray) -> tuple[FloatArray, NDArray[np.
     """
     x, sinh_half = m.x_abs, m.sinh_half
     # Of the moneyness alone: computed once however many prices an option has.
-    polya = sinh_half * np.sinh(POLYA * x)
-    rest = np.sinh((0.5 - POLYA) * x)
+    polya = sinh_half * np.sinh(_POLYA * x)
+    rest = np.sinh(_REST * x)
     rest *= rest
-    cosh_rest = np.sqrt(1.0 + rest)
-    inflection = np.sqrt(-np.expm1((-4.0 / pi) * x))
+    cosh_rest = np.sqrt(_ONE + rest)
+    inflection = np.sqrt(-np.expm1(_INFLECTION * x))
     inflection *= m.half_inverse
     inflection -= sinh_half
     # Of the price.
-    u = beta + 2.0 * sinh_half
+    u = beta + (sinh_half + sinh_half)
     u *= beta
     linear = u * cosh_rest
     linear += polya
-    constant = 1.0 - u
-    np.maximum(constant, ROUNDING, out=constant)
-    constant *= u
+    kept = _ONE - u
+    np.maximum(kept, _ROUNDING, out=kept)
+    kept *= u
     root = linear * linear
-    root += rest * constant
+    root += rest * kept
     np.sqrt(root, out=root)
     root += linear
-    constant *= 2.0
-    constant /= root
-    gamma = np.log(constant, out=constant)
-    gamma *= -0.5 * pi
+    kept += kept
+    kept /= root
+    gamma = np.log(kept, out=kept)
+    gamma *= _MINUS_HALF_PI
     total = np.sqrt(gamma + x)
     gamma -= x
-    np.maximum(gamma, 0.0, out=gamma)
+    np.maximum(gamma, _ZERO, out=gamma)
     total += np.sqrt(gamma, out=gamma)
     below = beta < inflection
-    np.divide(2.0 * x, total, out=total, where=below)
+    np.divide(x + x, total, out=total, where=below)
     # At the money 1 - u rounds to 1 for prices below 1e-8 of the forward, and the guess to 0.
-    np.maximum(total, LEAST_VOLATILITY * beta, out=total)
+    np.maximum(total, _LEAST_VOLATILITY * beta, out=total)
     return total, below
 
 
@@ -101,17 +119,17 @@ def total_volatility(m: Moneyness, beta: FloatArray) -> FloatArray:
     share_below = below.astype(np.float64)
     inverse_log_beta = np.reciprocal(np.log(beta))
     # A guess is at most 10 % off, so a row that needs the series is seen here, or makes its own.
-    small_t = SmallT.of(m) if (s < 2.5 * SMALL_T).any() else None
+    small_t = SmallT.of(m) if (s < _SMALL).any() else None
     for _ in range(2):
         b, slope, half_square = normalised_value(m, s, small_t)
         halley = half_square
-        halley *= 2.0
+        halley += halley
         halley /= s
-        halley -= 0.25 * s
+        halley -= _QUARTER * s
         weight = slope / b
         log_b = np.log(b)
         newton = np.multiply(log_b, inverse_log_beta)
-        np.subtract(1.0, newton, out=newton)
+        np.subtract(_ONE, newton, out=newton)
         newton *= log_b
         newton /= weight
         np.subtract(beta, b, out=b)
@@ -130,7 +148,7 @@ def total_volatility(m: Moneyness, beta: FloatArray) -> FloatArray:
             np.copyto(bent, weight, where=above)
         step = _householder(newton, halley, bent, weight, s)
         # Never more than halve: a wild step must not leave the positive axis.
-        s += np.maximum(step, -0.5 * s)
+        s += np.maximum(step, _MINUS_HALF * s)
     return s
 
 
@@ -138,25 +156,25 @@ def _householder(
     newton: FloatArray, halley: FloatArray, bent: FloatArray, weight: FloatArray, s: FloatArray
 ) -> FloatArray:
     """Return the steps from the Newton steps, G, c and w (`total_volatility`); consumes them."""
-    third = 6.0 / s
+    third = _SIX / s
     third += halley
     third *= halley
     halley -= bent
     weight *= weight
     np.multiply(halley, halley, out=bent)
-    bent *= 3.0
+    bent *= _THREE
     bent += weight
     np.subtract(bent, third, out=third)
-    third -= 2.0
+    third -= _TWO
     # The step is newton·(1 + ½·H·newton) / (1 + newton·(H + Q·newton/6)).
     third *= newton
-    third *= 1.0 / 12.0
+    third *= _TWELFTH
     third += halley
     third *= newton
-    third += 1.0
+    third += _ONE
     halley *= newton
-    halley *= 0.5
-    halley += 1.0
+    halley *= _HALF
+    halley += _ONE
     halley *= newton
     halley /= third
     return halley

@@ -18,6 +18,15 @@ Model: TypeAlias = Literal["black76", "bsm"]
 MODELS: Final[tuple[str, ...]] = get_args(Model)
 
 
+def constant(value: float) -> FloatArray:
+    """Return a float as numpy wants it, shape [].
+
+    numpy turns a Python float into an array at every use, which takes as long as the operation on
+    a hundred rows; what the solver uses again and again is turned once.
+    """
+    return np.array(value)
+
+
 class Terms(NamedTuple):
     """What an option is written on; every column has shape [n] or is a float for all rows."""
 
