@@ -36,6 +36,8 @@ async def measure(fleet: FleetProcess) -> None:
             if message["type"] != "tick":
                 continue
             data = message["data"]
+            if data["repriced"]:
+                continue  # Its packet came long ago.
             ages["ingest to greeks"].append((data["greeks_ts"] - data["ingest_ts"]) / 1e6)
             ages["greeks to client"].append((now_ns - data["greeks_ts"]) / 1e6)
             ages["whole way"].append((now_ns - data["ingest_ts"]) / 1e6)

@@ -50,7 +50,11 @@ async def test_greeks_equal_an_independent_recomputation(healthy):
             assert tick["rho"] == pytest.approx(-tick["tte"] * price * 0.01, abs=1e-6)
             instant = CALENDAR.expiry_instant("NFO", datetime.fromisoformat(tick["expiry"]).date())
             left = instant.timestamp() - tick["exchange_ts"] / 1e9
-            assert tick["tte"] == pytest.approx(left / 31_536_000, abs=1e-9)
+            if tick["repriced"]:
+                # For a moment of the market after its packet.
+                assert tick["tte"] <= left / 31_536_000 + 1e-9
+            else:
+                assert tick["tte"] == pytest.approx(left / 31_536_000, abs=1e-9)
             assert tick["forward_source"] in {"future", "synthetic"}
             assert tick["source"] == "sim"
             checked += 1

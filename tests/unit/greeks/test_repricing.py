@@ -274,8 +274,10 @@ def test_a_quiet_option_becomes_expiring_and_expired_though_nothing_moves():
         assert len(ticks) in {0, 10}
         statuses.append({t.iv_status for t in ticks})
         assert all(t.iv is None and t.delta is None for t in ticks)
-    # With 60 s left it is still an option; dead ones are left alone.
+    # With 60 s left it is still an option; dead ones are left alone, wherever the forward goes.
     assert statuses == [set(), set(), {"expiring"}, {"expired"}, set()]
+    rig.work(future_packet(market, 24_600.0))
+    assert not any(t.expiry == NEAR for t in rig.reprice(100.0))
 
 
 def test_the_making_of_the_settlement_price_is_told_to_quiet_strikes():

@@ -1,11 +1,14 @@
 """Settings of greeks, and what is made of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from libs.common.contracts.messages import Convention, PricingModel, YearClock
 from libs.common.settings import SettingsError, load
 from services.greeks import app
+from services.greeks.convention_file import read_conventions
 from services.greeks.settings import GreeksSettings
 
 
@@ -46,11 +49,13 @@ def test_every_setting_of_the_policy_reaches_it(monkeypatch):
     monkeypatch.setenv("QUOTE_MAX_AGE_SECONDS", "2")
     monkeypatch.setenv("SPOT_MAX_AGE_SECONDS", "3")
     monkeypatch.setenv("SMILE_MAX_AGE_SECONDS", "4")
+    monkeypatch.setenv("REPRICE_INTERVAL_SECONDS", "2.5")
     monkeypatch.setenv("BAR_GRACE_SECONDS", "0.25")
     monkeypatch.setenv("BAR_LATE_SECONDS", "7")
     policy = app.policy_of(load(GreeksSettings))
     convention = policy.of("NIFTY")
     assert convention.name == "bsm trading252 r=0.065 q=0.012"
+    assert policy.reprice_interval_seconds == 2.5
     assert (policy.bar_grace_seconds, policy.bar_late_seconds) == (0.25, 7)
     ages = (
         convention.future_max_age_seconds,
@@ -108,3 +113,14 @@ def test_a_convention_file_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("GREEKS_CONVENTIONS_FILE", "/nowhere/conventions.toml")
     with pytest.raises(SettingsError, match="GREEKS_CONVENTIONS_FILE: cannot read /nowhere"):
         app.policy_of(load(GreeksSettings))
+
+
+def test_the_convention_file_of_the_deployment_is_empty_and_its_example_usable(tmp_path):
+    deployed = Path(__file__).parents[3] / "deploy" / "conventions.toml"
+    assert read_conventions(str(deployed), Convention()) == {}
+    lines = deployed.read_text(encoding="utf-8").partition("#\n")[2].splitlines()
+    example = tmp_path / "example.toml"
+    example.write_text("\n".join(line.removeprefix("#").strip() for line in lines))
+    found = read_conventions(str(example), Convention())
+    assert found["NIFTY"] == Convention(rate=0.065, clock=YearClock.TRADING252)
+    assert found["M&M"] == Convention(model=PricingModel.BSM, dividend_yield=0.012)
