@@ -237,23 +237,36 @@ async def test_a_frozen_owner_shows_nothing_when_it_wakes(nats_server, bus):
 async def test_a_new_owner_shows_its_first_chain_when_it_knows_the_market(nats_server, bus):
     market = FakeMarket(strikes_each_side=10)
     feeder = await provided(bus, market)
+    options = market.options
+
+    async def strike_by_strike() -> None:
+        await feeder.send(market.frame(market.instruments[:2]))
+        for first in range(0, len(options), 2):
+            await feeder.send(frame_of(market.full(options[first : first + 2])))
+
     async with watching(bus) as board:
         async with running(quick(nats_server, "g1", checkpoint_interval_seconds=0.05)):
-            await shown(feeder, board)
-            # Strike by strike, so that a half-read market would show.
-            for first in range(0, len(market.options), 2):
-                await feeder.send(frame_of(market.full(market.options[first : first + 2])))
-        before = len(board.chains)
-        epoch = board.chains[-1].epoch
-        one_by_one = quick(nats_server, "g2", batch_frames=1, chain_interval_seconds=0.02)
-        async with running(one_by_one):
-            # One packet of the index is news of every expiry; their strikes come from before.
-            async def again() -> bool:
+
+            async def whole() -> bool:
+                await strike_by_strike()
+                await asyncio.sleep(0.05)
+                return board.whole(market)
+
+            await eventually(whole, seconds=40)
+        epoch = max(chain.epoch for chain in board.chains)
+
+        def heirs() -> list[Chain]:
+            return [chain for chain in board.chains if chain.epoch > epoch]
+
+        # Frame by frame and without a pause: a half-read market would show.
+        settings = quick(nats_server, "g2", batch_frames=1, chain_interval_seconds=0.02)
+        async with running(settings):
+
+            async def shown_again() -> bool:
+                # A packet of the index is news of every expiry; strikes are known from before.
                 await feeder.send(frame_of(market.index_packet()))
                 await asyncio.sleep(0.05)
-                return {c.expiry for c in board.chains[before:]} == set(market.expiries)
+                return {chain.expiry for chain in heirs()} == set(market.expiries)
 
-            await eventually(again)
-    heirs = board.chains[before:]
-    assert {chain.epoch > epoch for chain in heirs} == {True}
-    assert {len(chain.strikes) for chain in heirs} == {21}
+            await eventually(shown_again)
+    assert {len(chain.strikes) for chain in heirs()} == {21}

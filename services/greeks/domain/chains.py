@@ -155,12 +155,22 @@ class Chains:
         return np.where(fresh, self._skew[ids], np.nan)
 
 
-def turns(ids: Ints, table: InstrumentTable, book: Book) -> Iterator[Ints]:
-    """Expiries in groups of at most `TURN_ROWS` streamed options; one that has more is alone."""
+def streamed_options(ids: Ints, table: InstrumentTable, book: Book) -> Ints:
+    """How many options of each expiry have ticked [m]."""
     legs = np.concatenate((table.calls[ids], table.puts[ids]), axis=1)
-    sizes = np.isfinite(book.seen_s[legs]).sum(axis=1).tolist()
+    count: Ints = np.isfinite(book.seen_s[legs]).sum(axis=1)
+    return count
+
+
+def turns(ids: Ints, sizes: Ints) -> Iterator[Ints]:
+    """Expiries in groups of at most `TURN_ROWS` options; one that has more is alone.
+
+    Args:
+        ids: Expiry ids [m].
+        sizes: How many options each has [m].
+    """
     first = rows = 0
-    for place, size in enumerate(sizes):
+    for place, size in enumerate(sizes.tolist()):
         if place > first and rows + size > TURN_ROWS:
             yield ids[first:place]
             first, rows = place, 0

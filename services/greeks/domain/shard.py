@@ -30,7 +30,14 @@ from services.greeks.domain.chain_pricer import (
     Quotes,
     price_options,
 )
-from services.greeks.domain.chains import Chains, Stamp, chains_of, or_none, turns
+from services.greeks.domain.chains import (
+    Chains,
+    Stamp,
+    chains_of,
+    or_none,
+    streamed_options,
+    turns,
+)
 from services.greeks.domain.expiry_terms import ExpiryTerms
 from services.greeks.domain.explanation import Market, explain
 from services.greeks.domain.forward import SOURCES, Forwards
@@ -752,7 +759,12 @@ class Shard:
         Args:
             phase: Counts the turns up; there are `CHAIN_PHASES` in an interval.
         """
-        return list(turns(self.chains.due(phase), self.table, self.book))
+        ids = self.chains.due(phase)
+        sizes = streamed_options(ids, self.table, self.book)
+        # The spot is news of every expiry of the dump, but of most nobody streams an option.
+        self.chains.touched[ids[sizes == 0]] = False
+        shown = sizes > 0
+        return list(turns(ids[shown], sizes[shown]))
 
     def take_chains(self, expiry_ids: Ints) -> list[ExpiryMessage]:
         """Price one group of expiries anew; spell chain and volatility curve of each.

@@ -330,6 +330,17 @@ def test_an_expiry_is_due_once_per_news_in_its_turn():
     assert [len(shard.chain_turns(phase)) for phase in (0, 1)] == [1, 1]
 
 
+def test_an_expiry_whose_options_nobody_streams_is_never_due():
+    market = FakeMarket(strikes_each_side=2)
+    shard = shard_of(market)
+    feed(shard, market.frame([i for i in market.instruments if i.expiry != FAR]))
+    assert shard.chains.touched.tolist() == [True, True]
+    assert [len(shard.chain_turns(phase)) for phase in (0, 1)] == [1, 0]
+    assert shard.chains.touched.tolist() == [True, False]
+    feed(shard, market.frame([i for i in market.options if i.expiry == FAR][:1]))
+    assert [len(shard.chain_turns(phase)) for phase in (0, 1)] == [1, 1]
+
+
 def test_turns_hold_whole_expiries_and_no_more_options_than_the_bound():
     days = tuple(date(2026, 12, 1 + day) for day in range(8))
     markets = [
@@ -347,7 +358,9 @@ def test_turns_hold_whole_expiries_and_no_more_options_than_the_bound():
             assert sum(2 * shard.table.expiries[e].strikes.size for e in turn) <= TURN_ROWS
             assert (turn % CHAIN_PHASES == phase).all()
             seen += turn.tolist()
-    assert sorted(seen) == ids_of(shard).tolist()
+    # Of each underlying one expiry has a future and no option.
+    assert sorted(seen) == [i for i in ids_of(shard) if shard.table.expiries[i].strikes.size]
+    assert len(seen) == 5 * 8
 
 
 def test_another_market_or_day_leaves_nothing_of_the_old_one_to_show():
