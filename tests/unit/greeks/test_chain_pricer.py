@@ -1,6 +1,7 @@
 """Options of several conventions solved in one batch, and what each convention makes of its own."""
 
 from datetime import date, datetime
+from itertools import product
 
 import numpy as np
 import pytest
@@ -276,22 +277,10 @@ def test_only_a_price_that_says_nothing_lets_a_row_borrow(status):
     assert np.isfinite(solved.greeks).all() == may
 
 
-codes = st.lists(
-    st.tuples(
-        st.sampled_from([int(s) for s in Status if s < Status.STALE_FORWARD]),
-        st.sampled_from([np.nan, 10.0, 11.0]),
-        st.sampled_from([np.nan, 10.0, 11.0]),
-        st.booleans(),
-        st.sampled_from([NONE, FUTURE]),
-    ),
-    min_size=1,
-    max_size=20,
-)
-
-
-@untimed
-@given(codes)
-def test_marks_fall_on_solved_rows_only_and_the_gravest_wins(rows):
+def test_marks_fall_on_solved_rows_only_and_the_gravest_wins():
+    before_all = [int(status) for status in Status if status < Status.STALE_FORWARD]
+    prices = (np.nan, 10.0, 11.0)
+    rows = list(product(before_all, prices, prices, (True, False), (NONE, FUTURE)))
     status, bid, ask, stale, source = map(np.array, zip(*rows, strict=True))
     found = marked(
         status.astype(np.uint8), bid, ask, is_stale=stale, source=source.astype(np.uint8)
