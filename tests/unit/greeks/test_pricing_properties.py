@@ -181,3 +181,31 @@ def test_greeks_are_the_slopes_of_the_price(flag, forward, x, tte, vol, df):
         flag, forward, strike, tte, np.array([vol + bump, vol - bump]), df
     )
     assert vega == pytest.approx((dearer - cheaper) / (200 * bump), rel=1e-4, abs=1e-9 * scale)
+
+
+@untimed
+@given(forwards, log_moneyness, years, st.floats(0.05, 1), discounts, st.floats(0.9, 1.1))
+@pytest.mark.parametrize("model", ["black76", "bsm"])
+def test_greeks_of_call_and_put_at_one_volatility_differ_by_those_of_the_forward(
+    model, forward, x, tte, vol, df, ratio
+):
+    strike = forward * math.exp(x)
+    spot = forward * ratio if model == "bsm" else None
+    both = np.array([1, -1])
+    call, put = pricing.greeks_at(both, forward, strike, tte, df, vol, model=model, spot=spot).T
+    rate = -math.log(df) / tte
+    largest = max(forward, strike)
+    worth = df * (forward - strike)
+    prices = pricing.price(both, forward, strike, tte, vol, df)
+    assert prices[0] - prices[1] == pytest.approx(worth, abs=1e-13 * largest)
+    delta, gamma, theta, vega, rho = call - put
+    assert abs(gamma) <= 1e-12 * call[1]
+    assert abs(vega) <= 1e-12 * call[3]
+    assert delta == pytest.approx(df if spot is None else df / ratio, rel=1e-12)
+    # The forward contract loses rate on its bond and, on a spot, dividends on its share.
+    growth = rate if spot is None else rate - math.log(1 / ratio) / tte
+    expected = (growth * df * forward - rate * df * strike) / 365
+    parts = (abs(growth) + abs(rate)) * df * largest / 365 + abs(call[2])
+    assert theta == pytest.approx(expected, abs=1e-11 * parts)
+    expected = (-worth if spot is None else df * strike) * tte / 100
+    assert rho == pytest.approx(expected, abs=1e-12 * largest * tte)
