@@ -51,7 +51,7 @@ def universe() -> list[Shard]:
             epoch=1,
             calendar=CALENDAR,
             policy=Policy(chain_strikes=EACH_SIDE),
-            engine=pricing.compute,
+            engine=pricing.compute_quotes,
             now_ns=time.time_ns,
         )
         for _ in range(SHARDS)

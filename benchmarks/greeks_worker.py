@@ -205,7 +205,7 @@ def stages(frames: Sequence[bytes], chosen: Sequence[FakeMarket]) -> dict[str, f
         epoch=1,
         calendar=CALENDAR,
         policy=Policy(),
-        engine=timed("  of which solver", pricing.compute),
+        engine=timed("  of which solver", pricing.compute_quotes),
         now_ns=time.time_ns,
     )
     for market in chosen:

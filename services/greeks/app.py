@@ -105,8 +105,8 @@ def engine_of(settings: GreeksSettings) -> Engine:
     if settings.greeks_engine == "vollib":
         for model in get_args(Model):
             vollib_engine.load(model)
-        return vollib_engine.compute
-    return pricing.compute
+        return vollib_engine.compute_quotes
+    return pricing.compute_quotes
 
 
 def policy_of(settings: GreeksSettings) -> Policy:

@@ -9,7 +9,6 @@ from libs.common import logs
 from libs.common.contracts import codec
 from libs.common.contracts.messages import InstrumentSet, Message
 from libs.common.domain.instruments import Instrument
-from services.greeks import metrics
 
 log = logs.get_logger(__name__)
 
@@ -92,7 +91,7 @@ class InstrumentIndex:
             try:
                 decoded = codec.from_msgpack(_TokenSet, value)
             except codec.DecodeError as error:
-                metrics.BAD_SETS_TOTAL.inc()
+                # Counted by the worker that prices it.
                 log.error("instruments.unreadable", underlying=key, reason=error.reason)
                 return  # The one before stays in force.
             self._sets[key] = value

@@ -11,7 +11,7 @@ from services.greeks.domain.book import Book
 from services.greeks.domain.expiry_terms import ExpiryTerms
 from services.greeks.domain.forward import NONE
 from services.greeks.domain.instrument_table import NOBODY, InstrumentTable
-from services.greeks.domain.pricing import WIRE_NAMES, Model, Status, greeks_at
+from services.greeks.domain.pricing import WIRE_NAMES, Model, Quoted, Status, greeks_at
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -31,9 +31,9 @@ _UNUSABLE[[Status.NO_PRICE, Status.BELOW_INTRINSIC, Status.ABOVE_MAX]] = True
 
 
 class Engine(Protocol):
-    """`services.greeks.domain.pricing.compute`, or an engine that can stand in for it."""
+    """`services.greeks.domain.pricing.compute_quotes`, or an engine that can stand in for it."""
 
-    def __call__(  # noqa: D102  # The class says it; the parameters are documented at `compute`.
+    def __call__(  # noqa: D102  # The class says it; the parameters are documented there.
         self,
         flag: npt.ArrayLike,
         price: npt.ArrayLike,
@@ -45,7 +45,7 @@ class Engine(Protocol):
         *,
         model: Model,
         spot: npt.ArrayLike | None = None,
-    ) -> tuple[Floats, Codes]: ...
+    ) -> Quoted: ...
 
 
 class Contracts(NamedTuple):
@@ -164,31 +164,27 @@ def solve(
         ask: [n].
         engine: What solves.
     """
-    n = last.size
     has_book = bool(np.isfinite(bid).any() or np.isfinite(ask).any())
-    copies = 3 if has_book else 1
-    prices = np.concatenate((last, bid, ask)) if has_book else last
-    terms = (contracts.flag, contracts.forward, contracts.strike, contracts.tte, contracts.df)
-    flag, forward, strike, tte, df = (np.tile(column, copies) for column in terms)
-    values, codes = engine(flag, prices, forward, strike, tte, df, model="black76")
-    iv, greeks, status = values[0, :n], values[1:, :n], codes[:n].copy()
+    prices = np.stack((last, bid, ask)) if has_book else last[None]
+    flag, strike, forward, tte, df = contracts[:5]
+    found = engine(flag, prices, forward, strike, tte, df, model="black76")
+    greeks = found.values[1:]
     rows = np.flatnonzero(contracts.is_bsm)
     if rows.size:
         # The volatility is the same by both models: the forward carries the difference.
-        bsm, _ = engine(
-            *(flag[rows], prices[rows], forward[rows], strike[rows], tte[rows], df[rows]),
+        greeks[:, rows] = engine(
+            *(flag[rows], last[None, rows], forward[rows], strike[rows], tte[rows], df[rows]),
             model="bsm",
             spot=contracts.spot[rows],
-        )
-        greeks[:, rows] = bsm[1:]
+        ).values[1:]
     greeks[_THETA] *= contracts.theta_scale
-    nothing = np.full(n, np.nan)
+    nothing = np.full(last.size, np.nan)
     return Solved(
-        iv=iv,
-        bid_iv=values[0, n : 2 * n] if has_book else nothing,
-        ask_iv=values[0, 2 * n :] if has_book else nothing,
+        iv=found.values[0],
+        bid_iv=found.iv[1] if has_book else nothing,
+        ask_iv=found.iv[2] if has_book else nothing,
         greeks=greeks,
-        status=status,
+        status=found.status[0],
     )
 
 

@@ -120,16 +120,14 @@ class _Parity(NamedTuple):
 
 
 def explain(
-    market: Market, slot: int, *, shard: int, epoch: int, now_ns: int
+    market: Market, slot: int, *, at_s: float, shard: int, epoch: int, now_ns: int
 ) -> Explanation | None:
     """Explain the Greeks that a tick of an option would carry now.
-
-    Right after a tick these are the tick's own. Later the forward may have moved, and the option
-    is priced with the new one, as its next tick would be.
 
     Args:
         market: The shard's state.
         slot: Of the option.
+        at_s: The moment that it is priced for, epoch seconds at the exchange.
         shard: Number of the shard.
         epoch: Lease term.
         now_ns: Wall clock, epoch nanoseconds.
@@ -140,18 +138,18 @@ def explain(
     item = market.table.instrument_at(slot)
     if item is None or item.option_type is None or item.strike is None or item.expiry is None:
         return None
-    option = _Option(market, slot, item, item.strike)
+    option = _Option(market, slot, item, at_s)
     return option.explained(item.option_type, shard=shard, epoch=epoch, now_ns=now_ns)
 
 
 class _Option:
     """One option and everything around it."""
 
-    def __init__(self, market: Market, slot: int, item: Instrument, strike: float) -> None:
+    def __init__(self, market: Market, slot: int, item: Instrument, at_s: float) -> None:
         self.market = market
         self.slot = slot
         self.item = item
-        self.strike = strike
+        self.at_s = at_s
         table, book, forwards = market.table, market.book, market.forwards
         self.expiry_id = int(table.expiry_id[slot])
         self.expiry: Expiry = table.expiries[self.expiry_id]
@@ -160,10 +158,7 @@ class _Option:
         self.forward = float(forwards.forward[self.expiry_id])
         self.source = int(forwards.source[self.expiry_id])
         self.is_stale = bool(forwards.is_stale[self.expiry_id])
-        # As ticks are: by the packet's own moment, unless it is a snapshot of a quiet contract.
-        seen_s = float(book.seen_s[slot])
-        behind = market.market_s - seen_s > market.policy.timestamp_max_lag_seconds
-        self.at_s = market.market_s if behind else seen_s
+        self.strike = float(table.strike[slot])
         self.last = float(book.last_price[slot])
         self.bid = float(book.bid[slot])
         self.ask = float(book.ask[slot])

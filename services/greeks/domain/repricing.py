@@ -131,6 +131,11 @@ class Repricing:
         longest_first: Ints = due[np.argsort(self._priced_ns[due], kind="stable")]
         return longest_first
 
+    def moment_s(self, slot: int, forward: float) -> float:
+        """The moment for which an option was priced last; NaN unless that was with this forward."""
+        at_s = float(self._at_s[slot])
+        return at_s if np.isfinite(at_s) and self._forward[slot] == forward else np.nan
+
     @property
     def held(self) -> Ints:
         """Slots of which a packet is held."""

@@ -291,6 +291,8 @@ class Shard:
     def explain(self, token: int, *, shard: int) -> Explanation | None:
         """Explain the Greeks of an option; None if it is none of the shard's options.
 
+        Until its forward moves these are those of its newest tick, then those of the next one.
+
         Args:
             token: Its instrument token.
             shard: Number of this shard.
@@ -305,9 +307,13 @@ class Shard:
             source=self._source,
             engine=self._engine,
         )
+        slot = self.table.slot_of(token)
+        forward = float(self.forwards.forward[self.table.expiry_id[slot]]) if slot else np.nan
+        moment_s = self._repricing.moment_s(slot, forward)
         return explain(
             market,
-            self.table.slot_of(token),
+            slot,
+            at_s=market.market_s if np.isnan(moment_s) else moment_s,
             shard=shard,
             epoch=self.epoch,
             now_ns=self._now_ns(),

@@ -42,7 +42,7 @@ class Rig:
             epoch=7,
             calendar=CALENDAR,
             policy=Policy(**policy),
-            engine=pricing.compute,
+            engine=pricing.compute_quotes,
             now_ns=self.clock,
         )
         for market in markets:

@@ -68,7 +68,7 @@ price = st.one_of(st.just(np.nan), st.just(0.0), st.floats(0.05, 9_000), st.floa
 quoted = st.lists(st.tuples(row, price, price, price), min_size=1, max_size=12)
 
 
-def solved_of(quotes, engine=pricing.compute):
+def solved_of(quotes, engine=pricing.compute_quotes):
     contracts = rows_of(*(quote[0] for quote in quotes))
     last, bid, ask = (np.array(column) for column in list(zip(*quotes, strict=True))[1:])
     return solve(contracts, last, bid, ask, engine=engine)
@@ -134,8 +134,8 @@ def test_both_engines_agree_through_solve_for_both_models(options):
         contracts.flag, contracts.forward, contracts.strike, contracts.tte, vol, contracts.df
     )
     prices = (fair, fair * 0.999, fair * 1.001)
-    ours = solve(contracts, *prices, engine=pricing.compute)
-    theirs = solve(contracts, *prices, engine=vollib_engine.compute)
+    ours = solve(contracts, *prices, engine=pricing.compute_quotes)
+    theirs = solve(contracts, *prices, engine=vollib_engine.compute_quotes)
     assert ours.status.tolist() == theirs.status.tolist()
     rows = np.flatnonzero(ours.greeks[3] > 0.005)
     for name in ("iv", "bid_iv", "ask_iv"):
@@ -171,7 +171,7 @@ def test_rows_of_bsm_equal_vollib_with_the_spot_and_the_dividend_yield():
     from vollib.black_scholes_merton.implied_volatility import implied_volatility
 
     contracts, fair = market_contracts(BSM)
-    solved = solve(contracts, fair, fair, fair, engine=pricing.compute)
+    solved = solve(contracts, fair, fair, fair, engine=pricing.compute_quotes)
     greeks = [getattr(analytical, name) for name in pricing.GREEKS]
     for index in range(fair.size):
         letter = "c" if contracts.flag[index] > 0 else "p"
@@ -190,7 +190,7 @@ def test_rows_of_black76_equal_vollib_on_the_forward():
     from vollib.black.greeks import analytical
 
     contracts, fair = market_contracts(Convention(rate=0.065))
-    solved = solve(contracts, fair, fair, fair, engine=pricing.compute)
+    solved = solve(contracts, fair, fair, fair, engine=pricing.compute_quotes)
     np.testing.assert_allclose(solved.iv, 0.15, rtol=0, atol=1e-11)
     for name, found in zip(pricing.GREEKS, solved.greeks, strict=True):
         greek = getattr(analytical, name)
@@ -214,7 +214,7 @@ def test_rows_of_black76_equal_vollib_on_the_forward():
 )
 def test_theta_is_what_a_day_of_the_clock_takes_away(convention, days_per_year):
     contracts, fair = market_contracts(convention)
-    theta = solve(contracts, fair, fair, fair, engine=pricing.compute).greeks[2]
+    theta = solve(contracts, fair, fair, fair, engine=pricing.compute_quotes).greeks[2]
     step = 0.01 / days_per_year  # A hundredth of a day: close to the tangent.
 
     def after(years):
@@ -238,7 +238,7 @@ def test_the_smile_gives_greeks_only_to_in_the_money_rows_without_a_usable_price
     in_the_money = contracts.flag * (contracts.forward - contracts.strike) > 0
     last = fair.copy()
     last[::2] = 0.0
-    solved = solve(contracts, last, last, last, engine=pricing.compute)
+    solved = solve(contracts, last, last, last, engine=pricing.compute_quotes)
     before = solved.greeks.copy()
     smile = np.full(fair.size, 0.2)
     smile[4] = np.nan
@@ -252,7 +252,7 @@ def test_the_smile_gives_greeks_only_to_in_the_money_rows_without_a_usable_price
     np.testing.assert_array_equal(solved.greeks[:, ~borrowed], before[:, ~borrowed])
     # The same as if the option had cost what its strike's volatility makes of it.
     worth = fair_of(contracts, 0.2)
-    expected = solve(contracts, worth, worth, worth, engine=pricing.compute).greeks
+    expected = solve(contracts, worth, worth, worth, engine=pricing.compute_quotes).greeks
     np.testing.assert_allclose(
         solved.greeks[:, borrowed], expected[:, borrowed], rtol=1e-9, atol=1e-12
     )

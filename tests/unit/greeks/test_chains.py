@@ -52,7 +52,7 @@ def shard_of(*markets: FakeMarket, clock: Clock | None = None, **policy) -> Shar
         epoch=7,
         calendar=CALENDAR,
         policy=Policy(**policy),
-        engine=pricing.compute,
+        engine=pricing.compute_quotes,
         now_ns=clock or Clock(),
     )
     for market in markets:

@@ -47,7 +47,7 @@ def run(day: ExpiryDay, *, moments: Sequence[int] = SECONDS_LEFT, batch: int = 1
         epoch=3,
         calendar=CALENDAR,
         policy=Policy(),
-        engine=pricing.compute,
+        engine=pricing.compute_quotes,
         now_ns=lambda: CLOSE_S * 1_000_000_000,
     )
     for market in day.markets:

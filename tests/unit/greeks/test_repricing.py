@@ -36,7 +36,7 @@ class Rig:
             epoch=7,
             calendar=CALENDAR,
             policy=Policy(**policy),
-            engine=pricing.compute,
+            engine=pricing.compute_quotes,
             now_ns=lambda: self.now_ns,
         )
         for market in markets:

@@ -68,15 +68,15 @@ def test_every_setting_of_the_policy_reaches_it(monkeypatch):
 
 @pytest.mark.parametrize("model", ["black76", "bsm"])
 def test_both_engines_answer_alike(model):
-    terms = (np.array([1, -1]), np.array([120.0, 95.0]), 24_500.0, 24_500.0, 0.01, 1.0)
+    flag, price = np.array([1, -1]), np.array([[120.0, 95.0], [119.0, 94.0]])
     results = [
         app.engine_of(load(GreeksSettings, greeks_engine=name, greeks_model=model))(
-            *terms, model=model
+            flag, price, np.full(2, 24_500.0), 24_500.0, 0.01, 1.0, model=model
         )
         for name in ("numpy", "vollib")
     ]
-    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-9, atol=1e-12)
-    assert results[0][1].tolist() == results[1][1].tolist()
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_an_underlying_may_have_its_own_convention(monkeypatch, tmp_path):

@@ -30,7 +30,7 @@ def shard_of(*markets: FakeMarket, **policy) -> Shard:
         epoch=7,
         calendar=CALENDAR,
         policy=Policy(**policy),
-        engine=pricing.compute,
+        engine=pricing.compute_quotes,
         now_ns=lambda: 1_795_500_000_000_000_000,
     )
     for market in markets:

@@ -63,7 +63,7 @@ class Rig:
             epoch=1,
             calendar=CALENDAR,
             policy=Policy(),
-            engine=pricing.compute,
+            engine=pricing.compute_quotes,
             now_ns=time.time_ns,
         )
         shard.use_instruments(MARKET.instrument_set())
