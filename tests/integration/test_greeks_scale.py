@@ -124,6 +124,12 @@ class TimedListener(Listener):
         newest = {t.instrument_token: t.volume for t in self.ticks if t.instrument_token in tokens}
         return set(newest.values())
 
+    def is_owed(self, tape: Tape) -> bool:
+        """Whether the future has moved since the market's options were last priced anew."""
+        ticks = [t for t in self.ticks if t.underlying == tape.market.underlying]
+        forward = next((t.forward for t in reversed(ticks) if t.repriced), None)
+        return next(t.last_price for t in reversed(ticks) if t.kind == "future") != forward
+
     def repriced_since(self, count: int, tapes: Sequence[Tape]) -> bool:
         """Whether quiet options of all these markets were priced anew after so many ticks."""
         tokens = {t.instrument_token for t in self.ticks[count:] if t.repriced}
@@ -345,6 +351,8 @@ async def test_a_frozen_owner_prices_nothing_anew_when_it_wakes(
             await opened(listener, tapes)
             async with feeding(tapes):
                 await eventually(lambda: listener.repriced_since(0, tapes))
+                # So that it has something to say when it wakes.
+                await eventually(lambda: all(listener.is_owed(tape) for tape in tapes))
                 frozen._process.send_signal(signal.SIGSTOP)
                 epochs = {tape.shard: listener.epoch(tape) for tape in tapes}
                 settings = settings_of(nats_server, "p2", conflate_after_seconds=1000)
