@@ -8,7 +8,7 @@ less the time of its echo; asked is a 99th percentile of 5 ms.
 
 From inside comes the worker's own histogram of batches, fetch to last publish, as upper bounds.
 
-    python -m benchmarks.worker_latency [--seconds 20] [--rate 20000] [--packets 300]
+    python -m benchmarks.worker_latency [--rate 20000] [--packets 300] [--last-interval 1]
 """
 
 import argparse
@@ -94,7 +94,7 @@ async def measure(arguments: argparse.Namespace) -> None:
         assert message.headers is not None
         echoes.append((time.time_ns(), int(message.headers[codec.HEADER_RECEIVED_AT])))
 
-    async with rig(shape) as stage:
+    async with rig(shape, LAST_INTERVAL_SECONDS=str(arguments.last_interval)) as stage:
         other = launch_echo(stage.server.url)
         load = Load(stage.server.url, shape, phases, echo=True, packets=arguments.packets)
         feeder = Feeder(load)
@@ -173,6 +173,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rate", type=float, default=20_000, help="ticks/s")
     parser.add_argument("--packets", type=int, default=300, help="per frame")
+    parser.add_argument("--last-interval", type=float, default=1, help="seconds per last value")
     parser.add_argument("--echo", metavar="URL", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     quiet()

@@ -29,7 +29,7 @@ class Rig:
             epoch=7,
             calendar=CALENDAR,
             policy=Policy(),
-            engine=pricing.compute,
+            engine=pricing.compute_quotes,
             now_ns=lambda: self.now_ns,
         )
         self.state.use_instruments(self.market.instrument_set())
