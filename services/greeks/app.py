@@ -30,9 +30,9 @@ from services.greeks.candle_store import CandleStore
 from services.greeks.candles import Candles
 from services.greeks.convention_file import read_conventions
 from services.greeks.domain import pricing
+from services.greeks.domain.budget import SharedBudget
 from services.greeks.domain.chain_pricer import Engine
 from services.greeks.domain.policy import Policy
-from services.greeks.domain.reprice_budget import RepriceBudget
 from services.greeks.domain.shard import Shard
 from services.greeks.domain.terms import Model
 from services.greeks.explanations import Explanations
@@ -164,7 +164,8 @@ class WorkerSet:
         self._life = life
         self._policy = policy
         self._engine = engine
-        self._reprice_budget = RepriceBudget(settings.reprice_ticks_per_second)
+        self._reprice_budget = SharedBudget(settings.reprice_ticks_per_second)
+        self._last_value_budget = SharedBudget(settings.last_values_per_second)
         self._status = Bucket(bus, streams.STATUS.name)
         self._workers: dict[int, ShardWorker] = {}
         # Counts of terms that have ended.
@@ -194,7 +195,13 @@ class WorkerSet:
             now_ns=time.time_ns,
         )
         worker = ShardWorker(
-            self._bus, lease, state, self._settings, self._life, self._reprice_budget
+            self._bus,
+            lease,
+            state,
+            self._settings,
+            self._life,
+            reprices=self._reprice_budget,
+            last_values=self._last_value_budget,
         )
         # Known before its instruments are read, so that a change meanwhile reaches it.
         self._workers[shard] = worker
@@ -240,6 +247,7 @@ class WorkerSet:
             status = self.status()
             metrics.LAG_FRAMES.set(status.lag_messages)
             metrics.REPRICE_DUE.set(self._reprice_budget.waiting)
+            metrics.LAST_VALUES_DUE.set(self._last_value_budget.waiting)
             self._show_shards()
             try:
                 await self._status.put(key, codec.to_json(status))

@@ -29,6 +29,9 @@ UNSENT_TOTAL = Counter("tickfleet_greeks_unsent_total", "Messages not published"
 BAD_SETS_TOTAL = Counter("tickfleet_greeks_bad_instrument_sets_total", "Unreadable instrument sets")
 # Last values and forwards written.
 LAST_VALUES_TOTAL = Counter("tickfleet_greeks_last_values_total", "Last values written")
+# Instruments whose newest tick is not yet a last value. Far above LAST_VALUES_PER_SECOND: the
+# values that a new client sees first are older than LAST_INTERVAL_SECONDS; add workers.
+LAST_VALUES_DUE = Gauge("tickfleet_greeks_last_values_due", "Last values that wait to be written")
 FORWARDS_TOTAL = Counter("tickfleet_greeks_forwards_total", "Forwards published")
 # Chains and volatility curves published, by kind (`chain`, `curve`).
 CHAINS_TOTAL = Counter("tickfleet_greeks_chains_total", "Chains and curves published", ["kind"])

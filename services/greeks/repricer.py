@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from libs.common.lifecycle import sleep_unless
 from services.greeks import metrics
-from services.greeks.domain.reprice_budget import Allowance, RepriceBudget
+from services.greeks.domain.budget import Allowance, SharedBudget
 from services.greeks.domain.shard import Shard, Tally
 
 STEP_SECONDS: Final = 0.05
@@ -41,7 +41,7 @@ class Repricer:
         self,
         shard: int,
         state: Shard,
-        budget: RepriceBudget,
+        budget: SharedBudget,
         *,
         publish: Publish,
         may_publish: Callable[[], bool],

@@ -23,6 +23,7 @@ class GreeksSettings(NatsSettings, OptionalDatabaseSettings):
         spot_max_age_seconds: A spot older than this makes no forward.
         smile_max_age_seconds: An out-of-the-money volatility older than this is not used.
         last_interval_seconds: Last values are written at most so often per instrument.
+        last_values_per_second: So many of them at most per worker; instruments wait their turn.
         forward_interval_seconds: Forwards are published at most so often per expiry.
         reprice_interval_seconds: An option whose forward moved is priced anew at most so often
             without a packet of its own; 0 prices it with its next packet only.
@@ -62,6 +63,7 @@ class GreeksSettings(NatsSettings, OptionalDatabaseSettings):
     spot_max_age_seconds: float = Field(default=10.0, gt=0)
     smile_max_age_seconds: float = Field(default=60.0, gt=0)
     last_interval_seconds: float = Field(default=1.0, ge=0.05, le=60)
+    last_values_per_second: int = Field(default=10_000, ge=1, le=1_000_000)
     forward_interval_seconds: float = Field(default=0.25, ge=0.05, le=60)
     reprice_interval_seconds: float = Field(default=0.5, ge=0.0, le=60)
     reprice_ticks_per_second: int = Field(default=20_000, ge=1, le=1_000_000)

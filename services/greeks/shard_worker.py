@@ -19,9 +19,9 @@ from libs.common.contracts.messages import Checkpoint, InstrumentSet, Source
 from libs.common.errors import RetryableError
 from libs.common.lifecycle import Lifecycle, sleep_unless
 from services.greeks import metrics
+from services.greeks.domain.budget import Allowance, Courtesy, SharedBudget
 from services.greeks.domain.chains import CHAIN_PHASES
 from services.greeks.domain.last_values import PHASES
-from services.greeks.domain.reprice_budget import RepriceBudget
 from services.greeks.domain.shard import Frame, Shard, Tally
 from services.greeks.errors import FrameHeaderError
 from services.greeks.repricer import Repricer
@@ -29,6 +29,10 @@ from services.greeks.settings import GreeksSettings
 
 _NS_PER_SECOND: Final = 1_000_000_000
 _RETRY_SECONDS: Final = 0.2
+PRESSED_SHARE: Final = 0.2
+"""Frames that waited for so much of the time after which they are conflated go before all else."""
+PATIENCE: Final = 10
+"""Turns in a row that chains and last values leave to waiting frames."""
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 """Of a backlog so much is collected at most before it is worked."""
 _SOURCES: Final = frozenset(source.value for source in Source)
@@ -45,7 +49,8 @@ class ShardWorker:
         state: The shard's market.
         settings: Intervals and limits.
         life: Owns the tasks.
-        budget: What the process may price anew.
+        reprices: What the process may price anew.
+        last_values: What the process may write of last values.
 
     Attributes:
         shard: Number of the shard.
@@ -61,7 +66,9 @@ class ShardWorker:
         state: Shard,
         settings: GreeksSettings,
         life: Lifecycle,
-        budget: RepriceBudget,
+        *,
+        reprices: SharedBudget,
+        last_values: SharedBudget,
     ) -> None:
         self.shard = int(lease.resource)
         self.state = state
@@ -80,7 +87,11 @@ class ShardWorker:
         self._published_until = 0
         self._worked_until = 0
         self._saved = 0
-        self._catches_up = False
+        self._is_pressed = False
+        self._chains_give_way = Courtesy(PATIENCE)
+        self._last_values_give_way = Courtesy(PATIENCE)
+        self._last_value_budget = last_values
+        self._last_value_allowance = Allowance()
         # Fetched and not worked yet, while behind.
         self._held: list[StreamMessage] = []
         self._held_bytes = 0
@@ -93,7 +104,7 @@ class ShardWorker:
         self._repricer = Repricer(
             self.shard,
             state,
-            budget,
+            reprices,
             publish=self._publish,
             may_publish=lambda: bus.is_connected and lease.is_valid(),
             order=self._order,
@@ -137,6 +148,7 @@ class ShardWorker:
         self._stop.set()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._last_value_budget.leave(self.shard)
         if self._lease.end is LeaseEnd.RELEASED:
             # Nobody else can have the shard before this returns.
             await self._save_once()
@@ -238,7 +250,8 @@ class ShardWorker:
             await self._work(old, conflate=True, publish=False)
             self.state.owe()
         new = batch[len(old) :]
-        behind = not batch or (bool(new) and self._is_behind(new[0]))
+        age_seconds = _age_seconds(new[0]) if new else 0.0
+        behind = age_seconds > self._settings.conflate_after_seconds
         if new and not await self._work(new, conflate=behind, publish=True):
             return  # Not a step further: the next owner repeats the batch.
         if new or not pending or (batch and batch[-1].sequence >= self._published_until):
@@ -248,9 +261,10 @@ class ShardWorker:
             # Not the greater of the two: a server that lost its newest messages counts from lower.
             self._worked_until = new[-1].sequence
         # With nothing waiting, neither the age of this batch nor a rebuild matters any more.
-        self._catches_up = pending > 0 and behind
+        limit_seconds = PRESSED_SHARE * self._settings.conflate_after_seconds
+        self._is_pressed = pending > 0 and (not batch or age_seconds > limit_seconds)
         self._repricer.is_paused = pending > 0 and (
-            behind or not new or pending >= self._settings.batch_frames
+            self._is_pressed or not new or pending >= self._settings.batch_frames
         )
         if batch:
             metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
@@ -273,17 +287,11 @@ class ShardWorker:
             messages[-1].pending
             and self._held_bytes < MAX_HELD_BYTES
             and now_seconds - self._held_since < self._settings.conflate_after_seconds
-            and self._is_behind(held[0])
+            and _age_seconds(held[0]) > self._settings.conflate_after_seconds
         ):
             return []
         self._held, self._held_bytes = [], 0
         return held
-
-    def _is_behind(self, message: StreamMessage) -> bool:
-        """Whether a frame is too old to price more than the newest packet of each instrument."""
-        # Not when it was stored alone: a flooded server keeps frames before it stamps them.
-        age_ns = time.time_ns() - min(message.timestamp_ns, _received_ns(message))
-        return age_ns > self._settings.conflate_after_seconds * _NS_PER_SECOND
 
     async def _work(
         self, messages: Sequence[StreamMessage], *, conflate: bool, publish: bool
@@ -368,18 +376,24 @@ class ShardWorker:
             due_at = max(due_at + step_seconds, loop.time() - step_seconds)
             if await sleep_unless(self._stop, max(0.0, due_at - loop.time())):
                 break
-            await self._write_last_values(phase)
+            await self._write_last_values(phase, step_seconds)
             await self._publish_forwards(loop.time())
             await self._end_overdue_bars()
             phase += 1
 
-    async def _write_last_values(self, phase: int) -> None:
-        if not self._lease.is_valid():
+    async def _write_last_values(self, phase: int, seconds: float) -> None:
+        values, allowance = self.state.last_values, self._last_value_allowance
+        most = allowance.earn(seconds, self._last_value_budget.rate(self.shard, values.waiting))
+        gives_way = self._last_values_give_way.gives_way(is_pressed=self._is_pressed)
+        if gives_way or not self._lease.is_valid():
             return
         addresses = self.state.table.last_subject
-        for slot, line in self.state.last_values.take(phase):
+        count = 0
+        for slot, line in values.take(phase, most):
+            count += 1
             if await self._publish(addresses[slot], line):
                 metrics.LAST_VALUES_TOTAL.inc()
+        allowance.spend(count)
 
     async def _publish_forwards(self, now_seconds: float) -> None:
         touched = self.state.forwards.touched
@@ -424,9 +438,10 @@ class ShardWorker:
         turns = state.chain_turns(phase)
         if not turns or not self._lease.is_valid():
             return
-        if self._catches_up or not self._is_rebuilt:
-            # They would show the past; their news is kept for the next turn.
-            reason = "behind" if self._catches_up else "rebuild"
+        gives_way = self._chains_give_way.gives_way(is_pressed=self._is_pressed)
+        if gives_way or not self._is_rebuilt:
+            # Their news is kept for the next turn; before the rebuild they would show the past.
+            reason = "behind" if self._is_rebuilt else "rebuild"
             metrics.CHAINS_SKIPPED_TOTAL.labels(reason=reason).inc(sum(t.size for t in turns))
             return
         for turn in turns:
@@ -473,6 +488,13 @@ def _frame_of(message: StreamMessage) -> Frame:
     if source not in _SOURCES:
         raise FrameHeaderError(codec.HEADER_SOURCE, source)
     return Frame(message.payload, _received_ns(message), source)
+
+
+def _age_seconds(message: StreamMessage) -> float:
+    """How long a frame has waited."""
+    # Not since it was stored alone: a flooded server keeps frames before it stamps them.
+    since_ns = min(message.timestamp_ns, _received_ns(message))
+    return (time.time_ns() - since_ns) / _NS_PER_SECOND
 
 
 def _received_ns(message: StreamMessage) -> int:

@@ -38,10 +38,10 @@ class Lines:
 class LastValues:
     """The newest unwritten tick of every slot.
 
-    A slot's newest value is always given out within one interval (the trailing edge), and no slot
-    is given out twice within one. Only a reference to the message is kept until then, so a tick
-    that is soon followed by another costs nothing. What was given out stays known as the slot's
-    newest line until another tick is made.
+    A slot's newest value is given out within one interval (the trailing edge) by a caller who takes
+    all, and no slot is given out twice within one. Only a reference to the message is kept until
+    then, so a tick that is soon followed by another costs nothing. What was given out stays known
+    as the slot's newest line until another tick is made.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -49,6 +49,13 @@ class LastValues:
         self._given: npt.NDArray[np.object_] = np.full(capacity, None, dtype=np.object_)
         self._row: Ints = np.zeros(capacity, np.int64)
         self._due: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
+        # By phase, the slot at which the last turn ended.
+        self._after: Ints = np.full(PHASES, -1)
+
+    @property
+    def waiting(self) -> int:
+        """How many are due, in whatever turn."""
+        return int(np.count_nonzero(self._due))
 
     def grow(self, capacity: int) -> None:
         """Make room for more slots."""
@@ -80,14 +87,21 @@ class LastValues:
             return given
         return lines.line(int(self._row[slot]))
 
-    def take(self, phase: int) -> Iterator[tuple[int, bytes]]:
+    def take(self, phase: int, at_most: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Give out what is due in a turn, as (slot, line).
 
         Args:
             phase: Counts the turns up; there are `PHASES` in an interval.
+            at_most: So many; the next turn of this phase goes on where this one ended. None: all.
         """
         first = phase % PHASES
-        yield from self._give(np.flatnonzero(self._due[first::PHASES]) * PHASES + first)
+        due = np.flatnonzero(self._due[first::PHASES]) * PHASES + first
+        if at_most is not None and due.size > at_most:
+            start = int(due.searchsorted(self._after[first], side="right"))
+            due = np.concatenate((due[start:], due[:start]))[:at_most]
+            if due.size:
+                self._after[first] = due[-1]
+        yield from self._give(due)
 
     def take_all(self) -> Iterator[tuple[int, bytes]]:
         """Give out everything that is due: the owner leaves."""

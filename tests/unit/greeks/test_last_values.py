@@ -70,3 +70,17 @@ def test_what_changes_between_two_values_is_given_as_it_is_then():
     values.note(np.array([3, 2]), payload([3, 2], 1))
     values.forget(np.array([4]))
     assert list(giving) == [(2, b"2@1"), (3, b"3@1")]
+
+
+def test_a_bounded_turn_goes_on_where_the_one_before_ended():
+    values = LastValues(10 * PHASES)
+    slots = np.arange(3, 10 * PHASES, PHASES)
+    values.note(slots, b"x\n" * slots.size)
+    given = []
+    for _ in range(5):
+        given += [slot for slot, _ in values.take(3, 4)]
+        # Slots that tick all the time must not keep the others waiting.
+        values.note(slots[:4], b"x\n" * 4)
+    assert given[:10] == slots.tolist()
+    assert given[10:12] == slots[:2].tolist()
+    assert values.waiting

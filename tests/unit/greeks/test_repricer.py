@@ -12,8 +12,8 @@ from libs.common.domain.market_calendar import CALENDAR
 from libs.common.kite.frames import frame_of
 from services.greeks import repricer as repricer_module
 from services.greeks.domain import pricing
+from services.greeks.domain.budget import SharedBudget
 from services.greeks.domain.policy import Policy
-from services.greeks.domain.reprice_budget import RepriceBudget
 from services.greeks.domain.shard import Frame, Shard, Tally
 from services.greeks.repricer import Repricer
 from tests.fakes.kite_frames import FakeMarket
@@ -43,7 +43,7 @@ class Rig:
         self.repricer = Repricer(
             3,
             self.state,
-            RepriceBudget(ticks_per_second),
+            SharedBudget(ticks_per_second),
             publish=self.publish,
             may_publish=lambda: self.may_publish,
             order=self.order,

@@ -15,9 +15,9 @@ from libs.common.domain.clock import IST, ns_of
 from libs.common.domain.market_calendar import CALENDAR
 from libs.common.kite.frames import frame_of
 from services.greeks.domain import pricing
+from services.greeks.domain.budget import Allowance, Courtesy, SharedBudget
 from services.greeks.domain.last_values import LastValues
 from services.greeks.domain.policy import Policy
-from services.greeks.domain.reprice_budget import Allowance, RepriceBudget
 from services.greeks.domain.shard import Frame, Shard, Tally
 from tests.fakes.kite_frames import FakeMarket
 
@@ -440,7 +440,7 @@ def test_the_newest_line_of_a_slot_is_known_after_it_was_written():
 
 
 def test_a_budget_goes_where_options_wait():
-    budget = RepriceBudget(1000)
+    budget = SharedBudget(1000)
     assert budget.rate(1, 300) == 1000
     assert budget.rate(2, 100) == 250
     assert budget.rate(1, 300) == 750
@@ -474,3 +474,12 @@ def test_a_small_allowance_is_saved_until_it_is_enough_for_one():
         allowance.spend(most)
         granted.append(most)
     assert sum(granted) == 2
+
+
+def test_whoever_gives_way_has_a_turn_after_so_many():
+    courtesy = Courtesy(3)
+    said = [courtesy.gives_way(is_pressed=True) for _ in range(8)]
+    assert said == [True, True, True, False, True, True, True, False]
+    assert courtesy.gives_way(is_pressed=True)
+    assert not courtesy.gives_way(is_pressed=False)
+    assert [courtesy.gives_way(is_pressed=True) for _ in range(4)] == [True, True, True, False]

@@ -11,12 +11,13 @@ from libs.common.contracts import codec, subjects
 from libs.common.domain.market_calendar import CALENDAR
 from libs.common.lifecycle import Lifecycle
 from services.greeks.domain import pricing
+from services.greeks.domain.budget import SharedBudget
 from services.greeks.domain.chains import CHAIN_PHASES
+from services.greeks.domain.last_values import PHASES
 from services.greeks.domain.policy import Policy
-from services.greeks.domain.reprice_budget import RepriceBudget
 from services.greeks.domain.shard import Shard
 from services.greeks.settings import GreeksSettings
-from services.greeks.shard_worker import ShardWorker
+from services.greeks.shard_worker import PATIENCE, ShardWorker
 from tests.fakes.kite_frames import FakeMarket
 from tests.fakes.outgoing_bus import FakeLease
 
@@ -74,7 +75,8 @@ class Rig:
             shard,
             settings,
             Lifecycle(),
-            RepriceBudget(1000),
+            reprices=SharedBudget(1000),
+            last_values=SharedBudget(1000),
         )
         self.sequence = 0
 
@@ -139,16 +141,50 @@ async def test_a_replay_ends_with_the_stream_too(rig):
 
 
 async def test_chains_wait_while_the_worker_is_behind_and_are_made_up(rig):
-    before = counted("chains_skipped", reason="behind")
-    await rig.batch(pending=50, age_seconds=61)
-    assert await rig.interval() == []
-    assert counted("chains_skipped", reason="behind") == before + 2
     # Frames that wait for a moment are no backlog.
     await rig.batch(pending=50)
     assert set(await rig.interval()) == SHOWN
+    before = counted("chains_skipped", reason="behind")
+    await rig.batch(pending=50, age_seconds=59)
+    assert await rig.interval() == []
+    assert counted("chains_skipped", reason="behind") == before + 2
     # An old batch with nothing behind it is the present.
-    await rig.batch(age_seconds=61)
+    await rig.batch(age_seconds=59)
     assert set(await rig.interval()) == SHOWN
+
+
+async def test_chains_do_not_wait_for_ever_behind_frames_that_never_end(rig):
+    await rig.batch()
+    await rig.batch(pending=50, age_seconds=59)
+    shown: list[str] = []
+    for _ in range(2 * (PATIENCE + 1)):
+        shown += await rig.interval()
+    assert set(shown) == SHOWN
+
+
+async def test_last_values_wait_for_frames_too_but_not_for_ever(rig):
+    await rig.batch(pending=50, age_seconds=59)
+    waiting = rig.worker.state.last_values.waiting
+    assert waiting > PHASES
+    await rig.worker._write_last_values(0, 0.05)
+    assert rig.worker.state.last_values.waiting == waiting
+    for phase in range(1, PHASES * (PATIENCE + 1)):
+        await rig.worker._write_last_values(phase, 10.0)
+    assert rig.worker.state.last_values.waiting == 0
+
+
+async def test_last_values_are_bounded_and_what_waits_is_written_later(rig):
+    await rig.batch()
+    values = rig.worker.state.last_values
+    waiting = values.waiting
+    before = counted("last_values")
+    turns = 0
+    while values.waiting:
+        left = values.waiting
+        await rig.worker._write_last_values(turns, 0.001)
+        assert left - values.waiting <= 1
+        turns += 1
+    assert counted("last_values") == before + waiting
 
 
 async def test_without_the_lease_nothing_is_shown(rig):
