@@ -45,6 +45,8 @@ ECHO_SHARD: Final = 1
 _DAYS: Final = (date(2026, 11, 24), date(2026, 12, 29), date(2027, 1, 25))
 _STRIKES_EACH_SIDE: Final = 82
 _STEP_SECONDS: Final = 0.002
+REPRICED: Final = b'"repriced":true'
+"""Stands in all lines of a message, or in none."""
 _INGEST_TS: Final = re.compile(rb'"ingest_ts":(\d+)')
 _FULL_BYTES: Final = 184
 # Where words of a full packet stand: last price, best bid and best ask; and its time.
@@ -280,6 +282,8 @@ async def watch(bus: Bus, underlying: str) -> Seen:
     seen = Seen([], [])
 
     def note(message: BusMessage) -> None:
+        if REPRICED in message.payload:
+            return  # These carry the times of old packets.
         found = _INGEST_TS.search(message.payload)
         assert found is not None
         seen.at.append(time.perf_counter())

@@ -15,8 +15,8 @@ from services.greeks.domain.shard import Shard, Tally
 
 STEP_SECONDS: Final = 0.05
 """How often is looked whether options are due."""
-TURN_ROWS: Final = 256
-"""Options priced before frames have their turn again: a millisecond or two."""
+TURN_ROWS: Final = 128
+"""Options priced before frames have their turn again: about a millisecond."""
 
 Publish = Callable[[str, bytes], Awaitable[bool]]
 

@@ -92,9 +92,10 @@ class ExpiryTerms:
 
         Args:
             which: Expiry ids [n].
-            at_s: Epoch seconds, [n] or one for all.
+            at_s: Epoch seconds, [n] or one for all; 0 for a time that nobody knows gives NaN.
         """
         instant_s = self._instant_s[which]
+        at_s = np.where(np.greater(at_s, 0.0), at_s, np.nan)
         years: Floats = (instant_s - at_s) / SECONDS_PER_YEAR
         rows = np.flatnonzero(self._by_days[which])
         if rows.size:

@@ -17,6 +17,7 @@ from libs.common.contracts.messages import (
     InstrumentSet,
     Source,
 )
+from libs.common.domain.clock import NS_PER_SECOND
 from libs.common.domain.market_calendar import MarketCalendar
 from services.greeks.domain.bars import Bars
 from services.greeks.domain.batching import every_packet, newest_only
@@ -376,6 +377,9 @@ class Shard:
                 self._reset()
             self._source = source
         newest_s = int(packets.exchange_ts_s.max())
+        if not newest_s and not self.clock.now_s and source == Source.LIVE:
+            # Nothing but quote and LTP packets so far: a live market's time is ours.
+            newest_s = frames[-1].received_ns // NS_PER_SECOND
         if self.clock.advance(newest_s, frames[-1].received_ns):
             tally.resets += 1
             self.book.forget()
@@ -465,9 +469,12 @@ class Shard:
         return moved
 
     def _move_forwards(self, slots: Ints, market_s: float) -> None:
-        """Choose anew the forwards that a packet of the batch may have moved."""
+        """Choose anew the forwards that a packet of the batch may have moved.
+
+        Without any time of the market there are none: no price could be called fresh.
+        """
         table = self.table
-        if not table.instant_s.size:
+        if not table.instant_s.size or not market_s:
             return
         touched = np.zeros(table.instant_s.size + 1, np.bool_)
         # Spots have expiry -1 and so touch the spare last place; they are told by their slot.

@@ -125,6 +125,29 @@ def test_quote_and_ltp_packets_are_priced_at_the_market_time_without_book():
         assert tick.tte == pytest.approx(market.tte(NEAR))
 
 
+def test_before_any_timestamp_a_simulated_market_has_no_time_and_prices_nothing():
+    market = FakeMarket(strikes_each_side=3)
+    shard = shard_of(market)
+    for tick in work(shard, frame_of(market.quote(market.instruments[1:]))):
+        assert tick.iv_status in {None, "no_forward"}
+        assert (tick.tte, tick.forward, tick.iv, tick.delta) == (None, None, None, None)
+    ticks = by_token(work(shard, market.frame()))
+    assert ticks[option(market, 24_500.0, "CE", FAR).instrument_token].iv_status == "ok"
+
+
+def test_before_any_timestamp_a_live_market_has_the_time_of_receipt():
+    market = FakeMarket(strikes_each_side=3)
+    received_ns = market.now_s * 1_000_000_000
+    shard = shard_of(market)
+    packets = frame_of(market.quote(market.instruments[1:]))
+    work(shard, packets, source="live", received_ns=received_ns)
+    ticks = by_token(work(shard, packets, source="live", received_ns=received_ns))
+    tick = ticks[option(market, 24_500.0, "CE", NEAR).instrument_token]
+    assert tick.iv_status == "ok"
+    assert tick.tte == pytest.approx(market.tte(NEAR))
+    assert tick.exchange_ts is None
+
+
 def test_depth_leaves_empty_levels_out():
     market = FakeMarket(strikes_each_side=1)
     call = market.options[0]
