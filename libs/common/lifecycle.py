@@ -134,6 +134,20 @@ async def sleep_unless(stop: asyncio.Event, seconds: float) -> bool:
     return True
 
 
+async def changed_or_stopped(changed: asyncio.Event, stop: asyncio.Event, seconds: float) -> None:
+    """Wait until one of two events is set, or so many seconds have passed."""
+    waits = [
+        asyncio.create_task(changed.wait(), name="until-changed"),
+        asyncio.create_task(sleep_unless(stop, seconds), name="until-stopped"),
+    ]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
 def run(
     service: str,
     settings: BaseServiceSettings,

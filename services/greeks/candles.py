@@ -19,6 +19,7 @@ from libs.common.contracts.messages import (
     RpcError,
     Source,
 )
+from libs.common.contracts.request_checks import candles_problem, patience_seconds, unreadable
 from libs.common.domain.candle_spans import Span, split
 from libs.common.domain.instruments import Instrument
 from libs.common.domain.market_calendar import CALENDAR
@@ -128,10 +129,8 @@ class Candles:
 
     async def _answer(self, request: ServiceRequest, answer: "_Answer") -> None:
         wanted = _decoded(request)
-        _refuse_if(candle_checks.request_problem(wanted))
-        patience = candle_checks.patience_seconds(
-            request.headers, self._settings.candles_deadline_seconds
-        )
+        _refuse_if(candles_problem(wanted))
+        patience = patience_seconds(request.headers, self._settings.candles_deadline_seconds)
         if isinstance(patience, RpcError):
             raise RequestError(patience)
         found = await self._found(wanted.instrument_token)
@@ -350,7 +349,7 @@ def _decoded(request: ServiceRequest) -> CandlesRequest:
     try:
         return codec.from_json(CandlesRequest, request.payload)
     except codec.DecodeError as error:
-        raise RequestError(candle_checks.unreadable(error)) from error
+        raise RequestError(unreadable(error)) from error
 
 
 def _refuse_if(problem: RpcError | None) -> None:

@@ -9,10 +9,11 @@ from libs.common.bus.errors import BusUnavailableError, NoResponderError, Reques
 from libs.common.bus.service import Handler, Refusal, RequestService, ServiceRequest
 from libs.common.contracts import codec, subjects
 from libs.common.contracts.messages import ExplainReply, ExplainRequest, Explanation, RpcError
+from libs.common.contracts.request_checks import unreadable
 from libs.common.domain.instruments import Instrument, Kind
 from libs.common.domain.market_calendar import CALENDAR
 from libs.common.errors import RejectedError
-from libs.common.lifecycle import sleep_unless
+from libs.common.lifecycle import changed_or_stopped
 from services.greeks import metrics
 from services.greeks.errors import RequestError
 from services.greeks.instrument_index import InstrumentIndex
@@ -86,17 +87,7 @@ class Explanations:
                     await self._match_subjects(service)
                 except BusUnavailableError as error:
                     log.warning("explanations.not_served", reason=str(error))
-                await self._pause(stop)
-
-    async def _pause(self, stop: asyncio.Event) -> None:
-        changed = asyncio.create_task(self._changed.wait(), name="explanations-changed")
-        pause = asyncio.create_task(sleep_unless(stop, _LOOK_SECONDS), name="explanations-pause")
-        try:
-            await asyncio.wait((changed, pause), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (changed, pause):
-                task.cancel()
-            await asyncio.gather(changed, pause, return_exceptions=True)
+                await changed_or_stopped(self._changed, stop, _LOOK_SECONDS)
 
     async def _match_subjects(self, service: RequestService) -> None:
         wanted: dict[str, int | None] = {subjects.RPC_EXPLAIN: None}
@@ -136,7 +127,7 @@ class Explanations:
         try:
             token = codec.from_json(ExplainRequest, payload).instrument_token
         except codec.DecodeError as error:
-            raise RequestError(RpcError(code="bad_request", message=error.reason)) from error
+            raise RequestError(unreadable(error)) from error
         item = await self._option(token)
         shard = subjects.shard_of(item.underlying, self._settings.shards)
         worker = self._workers.get(shard)
@@ -153,8 +144,8 @@ class Explanations:
             raise RequestError(RpcError(code="not_found", message=message, field=_FIELD))
         item = found.instrument
         if item.kind is not Kind.OPTION:
-            message = f"{item.tradingsymbol} is of kind {item.kind}: only options have Greeks"
-            raise RequestError(RpcError(code="bad_request", message=message, field=_FIELD))
+            says = f"{item.tradingsymbol} is of kind {item.kind}: only options have Greeks"
+            raise RequestError(RpcError(code="bad_request", message=says, field=_FIELD))
         return item
 
     async def _owner_says(self, payload: bytes, shard: int, item: Instrument) -> bytes:

@@ -19,9 +19,10 @@ from libs.common.contracts.messages import (
     QuoteRequest,
     RpcError,
 )
+from libs.common.contracts.request_checks import candles_problem, patience_seconds, unreadable
 from libs.common.domain.candle_spans import Span, split
 from libs.common.kite.market_data import INSTRUMENTS_AT_ONCE, KiteAccess, KiteMarketData
-from libs.common.lifecycle import sleep_unless
+from libs.common.lifecycle import changed_or_stopped
 from services.ingest import metrics
 from services.ingest.account_desk import AccountDesk, Call, CallLines
 from services.ingest.account_feed import AccountFeed
@@ -112,17 +113,7 @@ class Requests:
                     await self._match_subjects(service)
                 except BusUnavailableError as error:
                     log.warning("requests.not_served", reason=str(error))
-                await self._pause(stop)
-
-    async def _pause(self, stop: asyncio.Event) -> None:
-        changed = asyncio.create_task(self._changed.wait(), name="requests-changed")
-        pause = asyncio.create_task(sleep_unless(stop, _LOOK_SECONDS), name="requests-pause")
-        try:
-            await asyncio.wait((changed, pause), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (changed, pause):
-                task.cancel()
-            await asyncio.gather(changed, pause, return_exceptions=True)
+                await changed_or_stopped(self._changed, stop, _LOOK_SECONDS)
 
     def _match_desks(self) -> None:
         feeds = self._feeds()
@@ -195,7 +186,7 @@ class Requests:
         self, request: ServiceRequest, account: str | None, answer: "_HistoryAnswer"
     ) -> None:
         wanted = _decoded(HistoryRequest, request)
-        _refuse_if(request_checks.history_problem(wanted))
+        _refuse_if(candles_problem(wanted))
         spans = list(split(wanted.start, wanted.end, wanted.interval.value))
         for place, span in enumerate(spans):
             if request.is_abandoned:
@@ -258,9 +249,7 @@ class Requests:
     ) -> Served[T]:
         """Have one call made, within the patience of the caller."""
         settings = self._settings
-        patience = request_checks.patience_seconds(
-            request.headers, settings.request_deadline_seconds
-        )
+        patience = patience_seconds(request.headers, settings.request_deadline_seconds)
         if isinstance(patience, RpcError):
             raise RequestError(patience)
         # Whoever waits to the very end has no time left for the call itself.
@@ -322,7 +311,7 @@ def _decoded(kind: type[codec.M], request: ServiceRequest) -> codec.M:
     try:
         return codec.from_json(kind, request.payload)
     except codec.DecodeError as error:
-        raise RequestError(request_checks.unreadable(error)) from error
+        raise RequestError(unreadable(error)) from error
 
 
 def _refuse_if(problem: RpcError | None) -> None:

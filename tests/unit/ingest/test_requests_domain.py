@@ -13,6 +13,7 @@ from libs.common.contracts.messages import (
     QuoteRequest,
     RpcError,
 )
+from libs.common.contracts.request_checks import candles_problem, patience_seconds, unreadable
 from services.ingest.domain import handover, request_checks
 from services.ingest.domain.handover import Failure
 from services.ingest.errors import AccountFailedError
@@ -91,10 +92,10 @@ def history(**changes):
 
 
 def test_good_requests_have_no_problem():
-    assert request_checks.history_problem(history()) is None
-    assert request_checks.history_problem(history(end=1_795_000_000)) is None
+    assert candles_problem(history()) is None
+    assert candles_problem(history(end=1_795_000_000)) is None
     day = history(interval=CandleInterval.DAY, start=0, continuous=True)
-    assert request_checks.history_problem(day) is None
+    assert candles_problem(day) is None
     quotes = QuoteRequest(instruments=("NSE:NIFTY 50", "NSE:M&M", "BFO:SENSEX26NOVFUT", "256265"))
     assert request_checks.quote_problem(quotes) is None
 
@@ -110,7 +111,7 @@ def test_good_requests_have_no_problem():
     ],
 )
 def test_problem_of_a_history_request_names_the_field(changes, field, words):
-    problem = request_checks.history_problem(history(**changes))
+    problem = candles_problem(history(**changes))
     assert problem is not None
     assert (problem.code, problem.field) == ("bad_request", field)
     assert words in problem.message
@@ -138,13 +139,13 @@ def test_chunks_hold_every_instrument_once_and_are_small_enough(instruments, at_
      ("inf", None), ("soon", None), ("", None)],
 )  # fmt: skip
 def test_patience_is_what_the_caller_says_within_what_is_usual(text, expected):
-    found = request_checks.patience_seconds({codec.HEADER_TIMEOUT_SECONDS: text}, 20.0)
+    found = patience_seconds({codec.HEADER_TIMEOUT_SECONDS: text}, 20.0)
     if expected is None:
         assert isinstance(found, RpcError)
         assert found.field == codec.HEADER_TIMEOUT_SECONDS
     else:
         assert found == expected
-    assert request_checks.patience_seconds({}, 20.0) == 20.0
+    assert patience_seconds({}, 20.0) == 20.0
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_patience_is_what_the_caller_says_within_what_is_usual(text, expected):
 def test_bytes_that_are_no_request_are_a_bad_request_naming_the_field(kind, payload, field):
     with pytest.raises(codec.DecodeError) as caught:
         codec.from_json(kind, payload)
-    error = request_checks.unreadable(caught.value)
+    error = unreadable(caught.value)
     assert (error.code, error.field) == ("bad_request", field)
 
 
