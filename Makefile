@@ -35,8 +35,15 @@ setup: $(STAMP)  ## Make the virtual environment and install everything, hashes 
 run: $(STAMP)  ## Run the whole fleet on this machine and print the dashboard's address
 	@$(BIN)/tickfleet up $(ARGS)
 
+# Whole fleets have the machine to themselves; the other tests mostly wait for their own servers, so
+# two files run at a time. With ARGS everything runs in one process, as a debugger wants it.
 test: $(STAMP)  ## Run all tests on real servers and real processes
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/python -m pytest tests/fleet tests/browser
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/contract tests/integration tests/unit
+else
 	@$(BIN)/python -m pytest $(ARGS)
+endif
 
 check: lint types imports contracts deploy-check  ## Lint, types, import rules, contracts, deployment files
 

@@ -36,7 +36,9 @@ def test_foreign_and_damaged_bytes_are_refused_without_being_repeated():
         assert "content" not in str(refused.value)
 
 
-@pytest.mark.parametrize("keys", ["", " , ", "short", f"{NEW},short"])
+@pytest.mark.parametrize(
+    "keys", ["", " , ", "short", f"{NEW},short"], ids=["none", "blank", "short", "second"]
+)
 def test_key_that_is_none_is_refused_and_not_shown(keys):
     with pytest.raises(SealError) as refused:
         Seal(SecretStr(keys))
