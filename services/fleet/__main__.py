@@ -39,6 +39,7 @@ from services.fleet.tokens import TokenKey, development_token
 
 EXIT_FAILED = 1
 EXIT_UNWELL = 3
+CHAIN_WIDTH = 110
 S = TypeVar("S", bound=BaseServiceSettings)
 
 command = typer.Typer(
@@ -421,7 +422,8 @@ def _show_plan(report: PlanReport) -> None:
 
 
 def _show_chain(report: ChainReport) -> None:
-    console = RichConsole()
+    # In a narrower window lines wrap, but no number loses its digits.
+    console = RichConsole(width=max(RichConsole().width, CHAIN_WIDTH))
     console.print(report.headline, highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (*CALL_COLUMNS, "strike", *reversed(CALL_COLUMNS)):
