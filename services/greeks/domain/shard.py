@@ -1,4 +1,4 @@
-"""One shard's market: frames go in, priced and encoded ticks come out, and bars."""
+"""One shard's market: frames move it; ticks, forwards, chains and explanations are read off it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
