@@ -357,20 +357,5 @@ def _refuse_if(problem: RpcError | None) -> None:
         raise RequestError(problem)
 
 
-_REFUSALS = {
-    Refusal.BUSY: RpcError(
-        code="unavailable",
-        message="too many requests for candles are being served",
-        retry_after_seconds=1.0,
-    ),
-    Refusal.STOPPING: RpcError(
-        code="unavailable", message="this process is stopping", retry_after_seconds=0.0
-    ),
-    Refusal.FAILED: RpcError(code="unavailable", message="a fault of the service; see its log"),
-}
-
-
 def _refused(refusal: Refusal) -> bytes:
-    return codec.to_json(
-        CandlesPart(candles=_NO_CANDLES, part=0, last=True, error=_REFUSALS[refusal])
-    )
+    return codec.to_json(CandlesPart(candles=_NO_CANDLES, part=0, last=True, error=refusal.error))

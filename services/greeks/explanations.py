@@ -190,18 +190,5 @@ def _later(message: str) -> RequestError:
     )
 
 
-_REFUSALS = {
-    Refusal.BUSY: RpcError(
-        code="unavailable",
-        message="too many requests are being served",
-        retry_after_seconds=_RETRY_SECONDS,
-    ),
-    Refusal.STOPPING: RpcError(
-        code="unavailable", message="this worker is stopping", retry_after_seconds=0.0
-    ),
-    Refusal.FAILED: RpcError(code="unavailable", message="a fault of the worker; see its log"),
-}
-
-
 def _refused(refusal: Refusal) -> bytes:
-    return codec.to_json(ExplainReply(error=_REFUSALS[refusal]))
+    return codec.to_json(ExplainReply(error=refusal.error))

@@ -319,22 +319,9 @@ def _refuse_if(problem: RpcError | None) -> None:
         raise RequestError(problem)
 
 
-_REFUSALS = {
-    Refusal.BUSY: RpcError(
-        code="unavailable",
-        message="too many requests are being served",
-        retry_after_seconds=1.0,
-    ),
-    Refusal.STOPPING: RpcError(
-        code="unavailable", message="this process is stopping", retry_after_seconds=0.0
-    ),
-    Refusal.FAILED: RpcError(code="unavailable", message="a fault of the service; see its log"),
-}
-
-
 def _no_history(refusal: Refusal) -> bytes:
-    return codec.to_json(HistoryPart(part=0, last=True, error=_REFUSALS[refusal]))
+    return codec.to_json(HistoryPart(part=0, last=True, error=refusal.error))
 
 
 def _no_quotes(refusal: Refusal) -> bytes:
-    return codec.to_json(QuoteReply(error=_REFUSALS[refusal]))
+    return codec.to_json(QuoteReply(error=refusal.error))

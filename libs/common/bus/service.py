@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 import nats.errors
@@ -26,6 +26,7 @@ from libs.common.bus import metrics
 from libs.common.bus.connection import Bus, BusMessage, PublishOutcome
 from libs.common.bus.errors import BusUnavailableError, translated
 from libs.common.bus.tasks import OwnedTasks
+from libs.common.contracts.messages import RpcError
 
 log = logs.get_logger(__name__)
 
@@ -41,6 +42,24 @@ class Refusal(StrEnum):
     BUSY = "busy"
     STOPPING = "stopping"
     FAILED = "failed"
+
+    @property
+    def error(self) -> RpcError:
+        """What the caller is told."""
+        return _REFUSALS[self]
+
+
+_REFUSALS: Final = {
+    Refusal.BUSY: RpcError(
+        code="unavailable",
+        message="too many requests are being served",
+        retry_after_seconds=1.0,
+    ),
+    Refusal.STOPPING: RpcError(
+        code="unavailable", message="this process is stopping", retry_after_seconds=0.0
+    ),
+    Refusal.FAILED: RpcError(code="unavailable", message="a fault of the service; see its log"),
+}
 
 
 class ServiceRequest(Protocol):
