@@ -210,11 +210,14 @@ class Client:
     async def fresh_ticks(self, after_ns: int, tokens: set[int]) -> float:
         """Wait for a tick of every token that was computed after a moment; gives the seconds."""
         missing = set(tokens)
-        async with asyncio.timeout(RECOVERY_DEADLINE_SECONDS):
-            while missing:
-                data = (await self.next("tick"))["data"]
-                if data["greeks_ts"] > after_ns:
-                    missing.discard(data["instrument_token"])
+        try:
+            async with asyncio.timeout(RECOVERY_DEADLINE_SECONDS):
+                while missing:
+                    data = (await self.next("tick"))["data"]
+                    if data["greeks_ts"] > after_ns:
+                        missing.discard(data["instrument_token"])
+        except TimeoutError:
+            raise AssertionError(f"no fresh tick of {sorted(missing)} out of {tokens}") from None
         return (time.time_ns() - after_ns) / 1e9
 
 
