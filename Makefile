@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-SERVICES := ingest greeks gateway control simulator fleet
+SERVICES := ingest greeks gateway orders control simulator fleet
 # Arguments for the programs behind `run`, `test` and `bench`: make test ARGS="-k lease"
 ARGS ?=
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from libs.common.contracts import messages, streams, subjects, websocket
+from libs.common.contracts import messages, orders, streams, subjects, websocket
 from libs.common.contracts.messages import Message
 
 FOLDER: Final = Path(__file__).parent
@@ -69,6 +69,55 @@ CHANNELS: Final = (
         readers="orders",
     ),
     Channel(
+        address=f"{subjects.ORDER_COMMAND_PREFIX}.{{account}}.{{task_id}}",
+        protocol="nats",
+        messages=(orders.PlaceOrder, orders.ModifyOrder, orders.CancelOrder),
+        sender="gateway, any service",
+        readers="orders",
+    ),
+    Channel(
+        address=f"{subjects.ORDER_EVENT_PREFIX}.{{account}}.{{task_id}}",
+        protocol="nats",
+        messages=(orders.OrderEvent,),
+        sender="orders",
+        readers="gateway, any subscriber",
+    ),
+    Channel(
+        address=f"{subjects.ORDER_ACCOUNT_PREFIX}.{{account}}",
+        protocol="nats",
+        messages=(orders.AccountEvent,),
+        sender="orders",
+        readers="gateway, operator, any subscriber",
+    ),
+    Channel(
+        address=f"{subjects.ORDER_DEAD_PREFIX}.{{account}}",
+        protocol="nats",
+        messages=(orders.DeadLetter,),
+        sender="orders",
+        readers="operator",
+    ),
+    Channel(
+        address=f"{subjects.RPC_ORDERS}.{{account}}",
+        protocol="nats",
+        messages=(orders.OrderRequest, orders.OrderReply),
+        sender="gateway, operator",
+        readers="orders, which answers",
+    ),
+    Channel(
+        address=f"{subjects.RPC_POSTBACK}.{{user_id}}",
+        protocol="nats",
+        messages=(orders.Postback, orders.OrderReply),
+        sender="gateway",
+        readers="orders, which answers",
+    ),
+    Channel(
+        address=f"{streams.ORDER_CONTROLS.name}/{{account}}",
+        protocol="nats-kv",
+        messages=(orders.OrderControls,),
+        sender="gateway, operator",
+        readers="orders",
+    ),
+    Channel(
         address=f"{streams.PLAN.name}/{{account}}",
         protocol="nats-kv",
         messages=(messages.AccountPlan,),
@@ -80,7 +129,7 @@ CHANNELS: Final = (
         protocol="nats-kv",
         messages=(messages.KiteSession,),
         sender="control",
-        readers="ingest; Fernet-encrypted",
+        readers="ingest, orders; Fernet-encrypted",
     ),
     Channel(
         address=f"{streams.INSTRUMENTS.name}/{{underlying}}",
@@ -99,7 +148,12 @@ CHANNELS: Final = (
     Channel(
         address=f"{streams.STATUS.name}/{{who}}",
         protocol="nats-kv",
-        messages=(messages.FeedStatus, messages.GreeksStatus, messages.ControlStatus),
+        messages=(
+            messages.FeedStatus,
+            messages.GreeksStatus,
+            messages.ControlStatus,
+            orders.OrdersStatus,
+        ),
         sender="all",
         readers="gateway, operator",
     ),

@@ -378,8 +378,8 @@ class AccountPlan(Message, frozen=True, kw_only=True):
 class KiteSession(Message, frozen=True, kw_only=True):
     """An account was logged in; with this a feed can connect.
 
-    Sent by: control. Read by: ingest. Bucket: `kite_sessions`, key = escaped account; the value
-    is Fernet-encrypted under ACCOUNT_ENCRYPTION_KEY.
+    Sent by: control. Read by: ingest, orders. Bucket: `kite_sessions`, key = escaped account; the
+    value is Fernet-encrypted under ACCOUNT_ENCRYPTION_KEY.
     """
 
     account: str
@@ -390,6 +390,9 @@ class KiteSession(Message, frozen=True, kw_only=True):
     api_url: Annotated[str, Meta(description="root of the REST interface")] | None = None
     source: Source
     minted_at_ns: EpochNs
+    api_secret: Annotated[
+        str | None, Meta(description="checks the checksum of postbacks; null where it is not known")
+    ] = None
 
     def __repr__(self) -> str:
         """Only what is no secret."""

@@ -118,13 +118,71 @@ MD_CHAINS = StreamSpec(
     max_bytes=256 * MIB,
     max_msgs_per_subject=1,
 )
-STREAMS = (MD_FRAMES, MD_TICKS, MD_LAST, MD_FORWARDS, MD_BARS, MD_CHAINS)
+ORDER_COMMANDS = StreamSpec(
+    name="ORDER_COMMANDS",
+    purpose="What somebody wants done, one message per task: written by gateway or any service, "
+    "read by the orders worker that holds the account. The server refuses a second message of a "
+    "task for as long as the first is kept.",
+    subjects=(subjects.ALL_ORDER_COMMANDS,),
+    persist_async=False,
+    max_age_seconds=7 * 86_400,
+    max_bytes=1024 * MIB,
+    max_msgs_per_subject=1,
+    max_msg_size=64 * 1024,
+    discard="new",
+    discard_new_per_subject=True,
+    duplicate_window_seconds=86_400,
+)
+ORDER_EVENTS = StreamSpec(
+    name="ORDER_EVENTS",
+    purpose="What happened to orders: written by orders, read by gateways and subscribers.",
+    subjects=(subjects.ALL_ORDER_EVENTS, subjects.ALL_ORDER_ACCOUNT_EVENTS),
+    persist_async=False,
+    max_age_seconds=7 * 86_400,
+    max_bytes=2048 * MIB,
+    duplicate_window_seconds=3_600,
+)
+ORDER_DEAD = StreamSpec(
+    name="ORDER_DEAD",
+    purpose="Commands that will not be executed, whole: written by orders, read by the operator.",
+    subjects=(subjects.ALL_DEAD_LETTERS,),
+    persist_async=False,
+    max_age_seconds=30 * 86_400,
+    max_bytes=256 * MIB,
+    duplicate_window_seconds=86_400,
+)
+ORDER_ADVISORIES = StreamSpec(
+    name="ORDER_ADVISORIES",
+    purpose="The server's word that a command was delivered in vain too often: written by the "
+    "server, read by orders.",
+    subjects=(
+        "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDER_COMMANDS.*",
+        "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.ORDER_COMMANDS.*",
+    ),
+    persist_async=False,
+    max_age_seconds=30 * 86_400,
+    max_bytes=64 * MIB,
+)
+ORDER_STREAMS = (ORDER_COMMANDS, ORDER_EVENTS, ORDER_DEAD, ORDER_ADVISORIES)
+STREAMS = (MD_FRAMES, MD_TICKS, MD_LAST, MD_FORWARDS, MD_BARS, MD_CHAINS, *ORDER_STREAMS)
 
 LEASES_ACCOUNTS = BucketSpec(
     name="leases_accounts",
     purpose="Which ingest worker holds which account's feed.",
     ttl_seconds=5,
     limit_marker_ttl_seconds=1,
+)
+LEASES_ORDERS = BucketSpec(
+    name="leases_orders",
+    purpose="Which orders worker holds which account's orders.",
+    ttl_seconds=5,
+    limit_marker_ttl_seconds=1,
+)
+ORDER_CONTROLS = BucketSpec(
+    name="order_controls",
+    purpose="One OrderControls per account, the kill switch: written by gateway and the command "
+    "line, read by orders before every send.",
+    history=20,
 )
 LEASES_SHARDS = BucketSpec(
     name="leases_shards",
@@ -145,7 +203,7 @@ PLAN = BucketSpec(
 )
 KITE_SESSIONS = BucketSpec(
     name="kite_sessions",
-    purpose="One encrypted KiteSession per account: written by control, read by ingest.",
+    purpose="One encrypted KiteSession per account: written by control, read by ingest and orders.",
     history=2,
 )
 INSTRUMENTS = BucketSpec(
@@ -185,4 +243,6 @@ BUCKETS = (
     STATUS,
     ACCOUNTS,
     COVERAGE,
+    LEASES_ORDERS,
+    ORDER_CONTROLS,
 )

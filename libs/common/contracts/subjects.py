@@ -10,6 +10,12 @@ BAR_PREFIX = "md.bar.v1"
 CHAIN_PREFIX = "md.chain.v1"
 VOL_PREFIX = "md.vol.v1"
 ORDER_UPDATE_PREFIX = "order.update.v1"
+ORDER_COMMAND_PREFIX = "order.command.v1"
+ORDER_EVENT_PREFIX = "order.event.v1"
+ORDER_ACCOUNT_PREFIX = "order.account.v1"
+ORDER_DEAD_PREFIX = "order.dead.v1"
+RPC_ORDERS = "rpc.orders.v1"
+RPC_POSTBACK = "rpc.postback.v1"
 RPC_HISTORY = "rpc.history.v1"
 RPC_QUOTE = "rpc.quote.v1"
 RPC_CANDLES = "rpc.candles.v1"
@@ -24,6 +30,10 @@ ALL_FORWARDS = f"{FORWARD_PREFIX}.*.*"
 ALL_BARS = f"{BAR_PREFIX}.*.*"
 ALL_CHAINS = f"{CHAIN_PREFIX}.*.*"
 ALL_VOL_CURVES = f"{VOL_PREFIX}.*.*"
+ALL_ORDER_COMMANDS = f"{ORDER_COMMAND_PREFIX}.*.*"
+ALL_ORDER_EVENTS = f"{ORDER_EVENT_PREFIX}.*.*"
+ALL_ORDER_ACCOUNT_EVENTS = f"{ORDER_ACCOUNT_PREFIX}.*"
+ALL_DEAD_LETTERS = f"{ORDER_DEAD_PREFIX}.*"
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
 _FNV_OFFSET = 0x811C9DC5
@@ -140,6 +150,51 @@ def expiry_of(subject: str) -> tuple[str, date]:
 def order_update(account: str) -> str:
     """Order updates that the broker pushed over an account's market-data connection."""
     return f"{ORDER_UPDATE_PREFIX}.{escape(account)}"
+
+
+def order_command(account: str, task_id: str) -> str:
+    """One command; the broker keeps the first message of this subject and refuses another."""
+    return f"{ORDER_COMMAND_PREFIX}.{escape(account)}.{escape(task_id)}"
+
+
+def order_commands_of(account: str) -> str:
+    """All commands of one account."""
+    return f"{ORDER_COMMAND_PREFIX}.{escape(account)}.*"
+
+
+def task_of(subject: str) -> tuple[str, str]:
+    """Account and task of the subject of a command or of an event.
+
+    Raises:
+        ValueError: If it is the subject of something else.
+    """
+    *_, account, task_id = subject.split(".")
+    return unescape(account), unescape(task_id)
+
+
+def order_event(account: str, task_id: str) -> str:
+    """What happened to one task."""
+    return f"{ORDER_EVENT_PREFIX}.{escape(account)}.{escape(task_id)}"
+
+
+def order_account_event(account: str) -> str:
+    """What happened to the orders of an account as a whole."""
+    return f"{ORDER_ACCOUNT_PREFIX}.{escape(account)}"
+
+
+def dead_letter(account: str) -> str:
+    """Commands of an account that will not be executed."""
+    return f"{ORDER_DEAD_PREFIX}.{escape(account)}"
+
+
+def rpc_orders_of(account: str) -> str:
+    """Requests to the worker that holds the orders of an account."""
+    return f"{RPC_ORDERS}.{escape(account)}"
+
+
+def rpc_postback_of(user_id: str) -> str:
+    """The broker's postbacks for one of its users."""
+    return f"{RPC_POSTBACK}.{escape(user_id)}"
 
 
 def bar(underlying: str) -> str:
