@@ -12,6 +12,7 @@ from libs.common.lifecycle import sleep_unless
 from services.greeks import metrics
 from services.greeks.domain.budget import Allowance, SharedBudget
 from services.greeks.domain.shard import Shard, Tally
+from services.greeks.turns import let_frames_pass, pieces, spaced
 
 STEP_SECONDS: Final = 0.05
 """How often is looked whether options are due."""
@@ -60,7 +61,9 @@ class Repricer:
         """Price anew what is due until told to stop."""
         looked_at = time.monotonic()
         try:
-            while not await sleep_unless(stop, STEP_SECONDS):
+            # By the clock and not by sleeping: a step takes nearly as long as the time between two.
+            while not await sleep_unless(stop, looked_at + STEP_SECONDS - time.monotonic()):
+                await let_frames_pass()
                 now = time.monotonic()
                 await self._step(now - looked_at, stop)
                 looked_at = now
@@ -74,13 +77,15 @@ class Repricer:
             return
         slots = self._state.due()
         most = self._allowance.earn(seconds, self._budget.rate(self._shard, slots.size))
-        slots = slots[:most]
-        for first in range(0, slots.size, TURN_ROWS):
+        slots = self._state.by_underlying(slots[:most])
+        began = time.monotonic()
+        turns = [*pieces(slots, TURN_ROWS)]
+        for number, turn in enumerate(turns):
+            # Frames and leases have their turn in between.
+            await spaced(number, len(turns), began, STEP_SECONDS, stop)
             if not self._has_turn(stop):
                 return
-            await self._turn(slots[first : first + TURN_ROWS])
-            # Frames and leases have their turn in between.
-            await asyncio.sleep(0)
+            await self._turn(turn)
 
     def _has_turn(self, stop: asyncio.Event) -> bool:
         # Who holds the order waits amid a batch, with a state ahead of what is published.
