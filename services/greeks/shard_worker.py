@@ -27,7 +27,7 @@ from services.greeks.domain.shard import Frame, Shard, Tally
 from services.greeks.errors import FrameHeaderError
 from services.greeks.repricer import Repricer
 from services.greeks.settings import GreeksSettings
-from services.greeks.turns import let_frames_pass, pieces, spaced
+from services.greeks.turns import Turns, pieces, spaced
 
 _NS_PER_SECOND: Final = 1_000_000_000
 _RETRY_SECONDS: Final = 0.2
@@ -57,6 +57,7 @@ class ShardWorker:
         life: Owns the tasks.
         reprices: What the process may price anew.
         last_values: What the process may write of last values.
+        turns: Whose turn it is beside frames, in the whole process.
 
     Attributes:
         shard: Number of the shard.
@@ -75,6 +76,7 @@ class ShardWorker:
         *,
         reprices: SharedBudget,
         last_values: SharedBudget,
+        turns: Turns,
     ) -> None:
         self.shard = int(lease.resource)
         self.state = state
@@ -97,6 +99,7 @@ class ShardWorker:
         self._chains_give_way = Courtesy(PATIENCE)
         self._last_values_give_way = Courtesy(PATIENCE)
         self._last_value_budget = last_values
+        self._turns = turns
         self._last_value_allowance = Allowance()
         # Fetched and not worked yet, while behind.
         self._held: list[StreamMessage] = []
@@ -114,6 +117,7 @@ class ShardWorker:
             publish=self._publish,
             may_publish=lambda: bus.is_connected and lease.is_valid(),
             order=self._order,
+            turns=turns,
         )
 
     @property
@@ -405,10 +409,13 @@ class ShardWorker:
             return
         addresses = self.state.table.last_subject
         due = values.take(phase, most)
-        while piece := [(addresses[slot], line) for slot, line in islice(due, TOGETHER)]:
-            metrics.LAST_VALUES_TOTAL.inc(await self._publish_all(piece))
+        more = True
+        while more:
+            async with self._turns.one():
+                piece = [(addresses[slot], line) for slot, line in islice(due, TOGETHER)]
+                metrics.LAST_VALUES_TOTAL.inc(await self._publish_all(piece))
             allowance.spend(len(piece))
-            await let_frames_pass()
+            more = len(piece) == TOGETHER
 
     async def _publish_forwards(self, now_seconds: float) -> None:
         touched = self.state.forwards.touched
@@ -420,9 +427,9 @@ class ShardWorker:
             return
         self._forward_due_at[which] = now_seconds + self._settings.forward_interval_seconds
         for piece in pieces(which, FORWARDS_TOGETHER):
-            sent = await self._publish_all([*self.state.take_forwards(piece)])
+            async with self._turns.one():
+                sent = await self._publish_all([*self.state.take_forwards(piece)])
             metrics.FORWARDS_TOTAL.inc(sent)
-            await let_frames_pass()
 
     async def _end_overdue_bars(self) -> None:
         # While frames wait, what the clock says of their seconds is not what they will say.
@@ -465,14 +472,15 @@ class ShardWorker:
             # Ticks go first: they wait no longer than one group takes.
             if await spaced(number, len(turns), began, seconds, self._stop):
                 return
-            started = time.perf_counter()
-            messages = state.take_chains(turn)
-            metrics.CHAIN_TURN_SECONDS.observe(time.perf_counter() - started)
-            for message in messages:
-                if await self._publish(message.subject, message.payload):
-                    metrics.CHAINS_TOTAL.labels(kind=message.kind).inc()
-                else:
-                    state.chains.touched[message.expiry_id] = True
+            async with self._turns.one():
+                started = time.perf_counter()
+                messages = state.take_chains(turn)
+                metrics.CHAIN_TURN_SECONDS.observe(time.perf_counter() - started)
+                for message in messages:
+                    if await self._publish(message.subject, message.payload):
+                        metrics.CHAINS_TOTAL.labels(kind=message.kind).inc()
+                    else:
+                        state.chains.touched[message.expiry_id] = True
 
     # -- checkpoints -----------------------------------------------------------------------------
 

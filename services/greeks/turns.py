@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import numpy as np
@@ -24,13 +25,31 @@ async def let_frames_pass() -> None:
         await asyncio.sleep(0)
 
 
+class Turns:
+    """Gives whoever in the process has other work than frames a turn: one at a time.
+
+    Behind every turn frames have theirs. Were that left to each task, the turns of several tasks
+    would follow one another without a gap.
+    """
+
+    def __init__(self) -> None:
+        self._order = asyncio.Lock()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Wait for a turn; it should be about a millisecond long."""
+        async with self._order:
+            yield
+            await let_frames_pass()
+
+
 async def spaced(number: int, of: int, began: float, seconds: float, stop: asyncio.Event) -> bool:
-    """Wait for the start of a turn among several that share a span of time evenly.
+    """Wait until a turn of several is due that share a span of time evenly.
 
     A burst of turns would keep whatever comes meanwhile waiting, here and at every receiver.
 
     Args:
-        number: Of the turn, from 0; the first starts at once.
+        number: Of the turn, from 0; the first is due at once.
         of: How many there are.
         began: When the span began, `time.monotonic`.
         seconds: How long it is.
@@ -39,12 +58,9 @@ async def spaced(number: int, of: int, began: float, seconds: float, stop: async
     Returns:
         Whether it was told to stop.
     """
-    if not number:
-        return stop.is_set()
     left = began + seconds * number / of - time.monotonic()
-    if left > 0.0:
+    if number and left > 0.0:
         return await sleep_unless(stop, left)
-    await let_frames_pass()
     return stop.is_set()
 
 

@@ -19,6 +19,7 @@ from services.greeks.domain.policy import Policy
 from services.greeks.domain.shard import Shard
 from services.greeks.settings import GreeksSettings
 from services.greeks.shard_worker import PATIENCE, ShardWorker
+from services.greeks.turns import Turns
 from tests.fakes.kite_frames import FakeMarket
 from tests.fakes.outgoing_bus import FakeLease
 
@@ -82,6 +83,7 @@ class Rig:
             Lifecycle(),
             reprices=SharedBudget(1000),
             last_values=SharedBudget(1000),
+            turns=Turns(),
         )
         self.sequence = 0
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.greeks.turns import PASSES, let_frames_pass, pieces, spaced
+from services.greeks.turns import PASSES, Turns, let_frames_pass, pieces, spaced
 
 
 async def hops(count: int, done: list[int]) -> None:
@@ -26,13 +26,38 @@ async def test_what_needs_several_rounds_of_the_loop_is_over_before_the_next_tur
     await task
 
 
-@pytest.mark.parametrize("number", [1, 3])
-async def test_a_late_turn_still_lets_frames_pass(number):
-    done: list[int] = []
-    task = asyncio.create_task(hops(PASSES // 2 - 1, done))
-    assert not await spaced(number, 4, time.monotonic() - 60, 0.1, asyncio.Event())
-    assert len(done) == PASSES // 2
-    await task
+async def test_turns_of_several_tasks_never_follow_one_another_without_frames_between():
+    turns = Turns()
+    seen: list[str] = []
+
+    async def other_work(name: str) -> None:
+        async with turns.one():
+            seen.append(name)
+
+    async def frame(rounds: int) -> None:
+        if rounds:
+            await asyncio.create_task(frame(rounds - 1))
+        else:
+            seen.append("frame")
+
+    others = [asyncio.create_task(other_work(name)) for name in ("a", "b", "c")]
+    await asyncio.sleep(0)
+    await frame(PASSES // 2 - 1)
+    await asyncio.gather(*others)
+    assert seen == ["a", "frame", "b", "c"]
+
+
+async def test_whoever_fails_in_a_turn_leaves_it_to_the_next():
+    turns = Turns()
+    with pytest.raises(ValueError, match="broken"):
+        async with turns.one():
+            raise ValueError("broken")
+    async with asyncio.timeout(20), turns.one():
+        pass
+
+
+async def test_a_turn_that_is_late_is_due_at_once():
+    assert not await spaced(3, 4, time.monotonic() - 60, 0.1, asyncio.Event())
 
 
 async def test_a_turn_waits_for_its_share_of_the_span():
