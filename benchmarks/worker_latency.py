@@ -42,7 +42,7 @@ UNDERLYINGS: Final = 15
 ASKED_MS: Final = 5.0
 ECHOED: Final = "bench.echo"
 WARM_SECONDS: Final = 3.0
-_INGEST_TS: Final = re.compile(rb'"ingest_ts":(\d+)')
+_TIMES: Final = re.compile(rb'"ingest_ts":(\d+),"greeks_ts":(\d+)')
 _BUCKET: Final = re.compile(r'tickfleet_greeks_batch_seconds_bucket\{le="([^"]+)"\} (\S+)')
 
 
@@ -134,11 +134,13 @@ def print_figures(
 ) -> None:
     """Match every frame's last tick with its echo, and print what lies between."""
     last_tick: dict[int, int] = {}
+    priced_at: dict[int, int] = {}
     lines = 0
     for arrived, payload in ticks:
         lines += payload.count(b"\n")
-        for found in set(_INGEST_TS.findall(payload)):
-            last_tick[int(found)] = arrived
+        for stamp, priced in set(_TIMES.findall(payload)):
+            last_tick[int(stamp)] = arrived
+            priced_at[int(stamp)] = int(priced)
     # A frame for the worker is published just before its echo: the next stamp is its own.
     published = sorted(last_tick)
     stamps = sorted(echo for _, echo in echoes)
@@ -158,6 +160,7 @@ def print_figures(
     print(f"{lines / seconds:,.0f} ticks/s arrived, of {len(added):,} frames")
     print(f"{'milliseconds':32} {'p50':>7} {'p99':>7} {'p99.9':>7}")
     for name, values in (
+        ("publish -> priced in the worker", [(priced_at[s] - s) / 1e6 for s in published]),
         ("publish -> last tick of frame", through),
         ("publish -> echo (baseline)", echoed),
         ("added by the worker", added),

@@ -40,6 +40,7 @@ from services.greeks.instrument_index import InstrumentIndex
 from services.greeks.market_in_force import MarketInForce
 from services.greeks.settings import GreeksSettings
 from services.greeks.shard_worker import ShardWorker
+from services.greeks.turns import Turns
 
 STATUS_INTERVAL_SECONDS = 2.0
 
@@ -166,6 +167,7 @@ class WorkerSet:
         self._engine = engine
         self._reprice_budget = SharedBudget(settings.reprice_ticks_per_second)
         self._last_value_budget = SharedBudget(settings.last_values_per_second)
+        self._turns = Turns()
         self._status = Bucket(bus, streams.STATUS.name)
         self._workers: dict[int, ShardWorker] = {}
         # Counts of terms that have ended.
@@ -202,6 +204,7 @@ class WorkerSet:
             self._life,
             reprices=self._reprice_budget,
             last_values=self._last_value_budget,
+            turns=self._turns,
         )
         # Known before its instruments are read, so that a change meanwhile reaches it.
         self._workers[shard] = worker

@@ -12,6 +12,7 @@ from libs.common.lifecycle import sleep_unless
 from services.greeks import metrics
 from services.greeks.domain.budget import Allowance, SharedBudget
 from services.greeks.domain.shard import Shard, Tally
+from services.greeks.turns import Turns, pieces, spaced
 
 STEP_SECONDS: Final = 0.05
 """How often is looked whether options are due."""
@@ -32,6 +33,7 @@ class Repricer:
         may_publish: Whether there is any use in trying.
         order: Held by whoever moves the state until what came of it is published: the ticks of
             an instrument must leave in the order of their sequence.
+        turns: Of the process.
 
     Attributes:
         is_paused: Whether frames wait, or the shard is not yet rebuilt; what is due stays due.
@@ -46,6 +48,7 @@ class Repricer:
         publish: Publish,
         may_publish: Callable[[], bool],
         order: asyncio.Lock,
+        turns: Turns,
     ) -> None:
         self.is_paused = True
         self._shard = shard
@@ -54,13 +57,15 @@ class Repricer:
         self._publish = publish
         self._may_publish = may_publish
         self._order = order
+        self._turns = turns
         self._allowance = Allowance()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Price anew what is due until told to stop."""
         looked_at = time.monotonic()
         try:
-            while not await sleep_unless(stop, STEP_SECONDS):
+            # By the clock and not by sleeping: a step takes nearly as long as the time between two.
+            while not await sleep_unless(stop, looked_at + STEP_SECONDS - time.monotonic()):
                 now = time.monotonic()
                 await self._step(now - looked_at, stop)
                 looked_at = now
@@ -72,15 +77,19 @@ class Repricer:
             # Whoever cannot use a share leaves it to the others.
             self._allowance.earn(seconds, self._budget.rate(self._shard, 0))
             return
-        slots = self._state.due()
+        async with self._turns.one():
+            slots = self._state.due()
         most = self._allowance.earn(seconds, self._budget.rate(self._shard, slots.size))
-        slots = slots[:most]
-        for first in range(0, slots.size, TURN_ROWS):
-            if not self._has_turn(stop):
-                return
-            await self._turn(slots[first : first + TURN_ROWS])
+        slots = self._state.by_underlying(slots[:most])
+        began = time.monotonic()
+        turns = [*pieces(slots, TURN_ROWS)]
+        for number, turn in enumerate(turns):
+            await spaced(number, len(turns), began, STEP_SECONDS, stop)
             # Frames and leases have their turn in between.
-            await asyncio.sleep(0)
+            async with self._turns.one():
+                if not self._has_turn(stop):
+                    return
+                await self._turn(turn)
 
     def _has_turn(self, stop: asyncio.Event) -> bool:
         # Who holds the order waits amid a batch, with a state ahead of what is published.

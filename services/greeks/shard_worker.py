@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,7 @@ from services.greeks.domain.shard import Frame, Shard, Tally
 from services.greeks.errors import FrameHeaderError
 from services.greeks.repricer import Repricer
 from services.greeks.settings import GreeksSettings
+from services.greeks.turns import Turns, pieces, spaced
 
 _NS_PER_SECOND: Final = 1_000_000_000
 _RETRY_SECONDS: Final = 0.2
@@ -33,6 +35,10 @@ PRESSED_SHARE: Final = 0.2
 """Frames that waited for so much of the time after which they are conflated go before all else."""
 PATIENCE: Final = 10
 """Turns in a row that chains and last values leave to waiting frames."""
+TOGETHER: Final = 200
+"""Last values that leave before frames have their turn again: about half a millisecond."""
+FORWARDS_TOGETHER: Final = 24
+"""Forwards that are made before frames have their turn again: a millisecond at most."""
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 """Of a backlog so much is collected at most before it is worked."""
 _SOURCES: Final = frozenset(source.value for source in Source)
@@ -51,6 +57,7 @@ class ShardWorker:
         life: Owns the tasks.
         reprices: What the process may price anew.
         last_values: What the process may write of last values.
+        turns: Whose turn it is beside frames, in the whole process.
 
     Attributes:
         shard: Number of the shard.
@@ -69,6 +76,7 @@ class ShardWorker:
         *,
         reprices: SharedBudget,
         last_values: SharedBudget,
+        turns: Turns,
     ) -> None:
         self.shard = int(lease.resource)
         self.state = state
@@ -91,6 +99,7 @@ class ShardWorker:
         self._chains_give_way = Courtesy(PATIENCE)
         self._last_values_give_way = Courtesy(PATIENCE)
         self._last_value_budget = last_values
+        self._turns = turns
         self._last_value_allowance = Allowance()
         # Fetched and not worked yet, while behind.
         self._held: list[StreamMessage] = []
@@ -108,6 +117,7 @@ class ShardWorker:
             publish=self._publish,
             may_publish=lambda: bus.is_connected and lease.is_valid(),
             order=self._order,
+            turns=turns,
         )
 
     @property
@@ -332,6 +342,16 @@ class ShardWorker:
             return False
         return True
 
+    async def _publish_all(self, messages: Sequence[tuple[str, bytes]]) -> int:
+        """Publish small messages together; says how many were sent."""
+        if not self._lease.is_valid():
+            metrics.UNSENT_TOTAL.labels(reason="lease").inc(len(messages))
+            return 0
+        sent = await self._bus.publish_all(messages)
+        if sent < len(messages):
+            metrics.UNSENT_TOTAL.labels(reason="bus").inc(len(messages) - sent)
+        return sent
+
     def _count(self, tally: Tally) -> None:
         totals = self.totals
         totals.ticks += tally.ticks
@@ -388,12 +408,14 @@ class ShardWorker:
         if gives_way or not self._lease.is_valid():
             return
         addresses = self.state.table.last_subject
-        count = 0
-        for slot, line in values.take(phase, most):
-            count += 1
-            if await self._publish(addresses[slot], line):
-                metrics.LAST_VALUES_TOTAL.inc()
-        allowance.spend(count)
+        due = values.take(phase, most)
+        more = True
+        while more:
+            async with self._turns.one():
+                piece = [(addresses[slot], line) for slot, line in islice(due, TOGETHER)]
+                metrics.LAST_VALUES_TOTAL.inc(await self._publish_all(piece))
+            allowance.spend(len(piece))
+            more = len(piece) == TOGETHER
 
     async def _publish_forwards(self, now_seconds: float) -> None:
         touched = self.state.forwards.touched
@@ -404,9 +426,10 @@ class ShardWorker:
         if not which.size or not self._lease.is_valid():
             return
         self._forward_due_at[which] = now_seconds + self._settings.forward_interval_seconds
-        for subject, payload in self.state.take_forwards(which):
-            if await self._publish(subject, payload):
-                metrics.FORWARDS_TOTAL.inc()
+        for piece in pieces(which, FORWARDS_TOGETHER):
+            async with self._turns.one():
+                sent = await self._publish_all([*self.state.take_forwards(piece)])
+            metrics.FORWARDS_TOTAL.inc(sent)
 
     async def _end_overdue_bars(self) -> None:
         # While frames wait, what the clock says of their seconds is not what they will say.
@@ -430,10 +453,10 @@ class ShardWorker:
             due_at = max(due_at + step_seconds, loop.time())
             if await sleep_unless(self._stop, max(0.0, due_at - loop.time())):
                 break
-            await self._publish_chains(phase)
+            await self._publish_chains(phase, step_seconds)
             phase += 1
 
-    async def _publish_chains(self, phase: int) -> None:
+    async def _publish_chains(self, phase: int, seconds: float) -> None:
         state = self.state
         turns = state.chain_turns(phase)
         if not turns or not self._lease.is_valid():
@@ -444,17 +467,20 @@ class ShardWorker:
             reason = "behind" if self._is_rebuilt else "rebuild"
             metrics.CHAINS_SKIPPED_TOTAL.labels(reason=reason).inc(sum(t.size for t in turns))
             return
-        for turn in turns:
-            started = time.perf_counter()
-            messages = state.take_chains(turn)
-            metrics.CHAIN_TURN_SECONDS.observe(time.perf_counter() - started)
-            for message in messages:
-                if await self._publish(message.subject, message.payload):
-                    metrics.CHAINS_TOTAL.labels(kind=message.kind).inc()
-                else:
-                    state.chains.touched[message.expiry_id] = True
+        began = time.monotonic()
+        for number, turn in enumerate(turns):
             # Ticks go first: they wait no longer than one group takes.
-            await asyncio.sleep(0)
+            if await spaced(number, len(turns), began, seconds, self._stop):
+                return
+            async with self._turns.one():
+                started = time.perf_counter()
+                messages = state.take_chains(turn)
+                metrics.CHAIN_TURN_SECONDS.observe(time.perf_counter() - started)
+                for message in messages:
+                    if await self._publish(message.subject, message.payload):
+                        metrics.CHAINS_TOTAL.labels(kind=message.kind).inc()
+                    else:
+                        state.chains.touched[message.expiry_id] = True
 
     # -- checkpoints -----------------------------------------------------------------------------
 

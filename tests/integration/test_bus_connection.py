@@ -48,6 +48,77 @@ async def test_message_arrives_with_subject_payload_and_headers(shared_bus):
     assert got[1].headers is None
 
 
+async def test_messages_published_together_arrive_in_order_between_those_published_alone(
+    shared_bus,
+):
+    got: list[Any] = []
+    await shared_bus.subscribe("conn.many.*", got.append)
+    before = count(metrics.PUBLISHED_TOTAL)
+
+    assert await shared_bus.publish("conn.many.first", b"0")
+    together = [(f"conn.many.{number}", b"%d\r\n" % number) for number in range(1, 500)]
+    assert await shared_bus.publish_all(together) == len(together)
+    assert await shared_bus.publish("conn.many.last", b"500")
+
+    await until(lambda: len(got) == 501)
+    assert [(m.subject, m.payload) for m in got[1:-1]] == together
+    assert [int(m.payload) for m in got] == list(range(501))
+    assert count(metrics.PUBLISHED_TOTAL) == before + 501
+
+
+@pytest.mark.parametrize(
+    "bad", [("conn.odd one", b""), ("conn.odd\r\nPUB", b""), ("", b""), ("conn.odd", None)]
+)
+async def test_one_message_that_cannot_be_sent_is_dropped_alone(shared_bus, bad):
+    subject, payload = bad
+    if payload is None:
+        payload = bytes(shared_bus.client.max_payload + 1)
+    got: list[Any] = []
+    await shared_bus.subscribe("conn.fit.*", got.append)
+    before = count(metrics.DROPPED_TOTAL, reason="invalid")
+
+    messages = [("conn.fit.a", b"a"), (subject, payload), ("conn.fit.b", b"b")]
+    assert await shared_bus.publish_all(messages) == 2
+
+    await until(lambda: len(got) == 2)
+    assert [m.payload for m in got] == [b"a", b"b"]
+    assert count(metrics.DROPPED_TOTAL, reason="invalid") == before + 1
+    assert shared_bus.is_connected
+
+
+async def test_nothing_is_published_together_when_there_is_nothing(shared_bus):
+    assert await shared_bus.publish_all([]) == 0
+
+
+async def test_messages_published_together_while_the_server_is_away_are_bounded_and_withdrawn(
+    nats_server, bus
+):
+    got: list[Any] = []
+    await bus.subscribe("conn.gone.*", got.append)
+    await bus.client.flush()
+    nats_server.kill()
+    await until(lambda: not bus.is_connected)
+    before = count(metrics.DROPPED_TOTAL, reason="buffer_full")
+    block = bytes(512 * 1024)
+    taken = await bus.publish_all([("conn.gone.a", block)] * 40)
+    assert 0 < taken < 40
+    assert count(metrics.DROPPED_TOTAL, reason="buffer_full") == before + 40 - taken
+    assert bus.withdraw({"conn.gone.a"}) == taken
+    assert await bus.publish_all([("conn.gone.b", b"x")]) == 1
+    nats_server.start()
+    await until(lambda: got, 20)
+    assert [m.subject for m in got] == ["conn.gone.b"]
+
+
+async def test_messages_published_together_can_be_withdrawn_while_they_wait(shared_bus):
+    await shared_bus.client.flush()
+    assert await shared_bus.publish_all([("conn.mine", b"1"), ("conn.other", b"2")]) == 2
+    # Nobody else had a turn yet: both still wait in the client.
+    assert shared_bus.withdraw({"conn.mine"}) == 1
+    await shared_bus.client.flush()
+    assert shared_bus.pending_bytes == 0
+
+
 async def test_members_of_a_queue_group_share_the_messages(shared_bus):
     first: list[Any] = []
     second: list[Any] = []

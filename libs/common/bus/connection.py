@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from enum import StrEnum
@@ -256,6 +256,50 @@ class Bus:
             False if the message was dropped (and counted) instead.
         """
         return await self.offer(subject, payload, headers) is PublishOutcome.SENT
+
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> int:
+        """Publish many small messages in one go, as `publish` would do one by one, in order.
+
+        Nobody else has a turn in between unless there is no room: keep the pieces small.
+
+        Args:
+            messages: Subject and payload of each.
+
+        Returns:
+            How many were taken; the others were dropped (and counted).
+        """
+        if not self._takes_all(messages):
+            return sum([await self.publish(subject, payload) for subject, payload in messages])
+        self._congested = False
+        client = self.client
+        commands = [
+            b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload)
+            for subject, payload in messages
+        ]
+        # What the client does for every message with four coroutines; no public way to it.
+        client._pending += commands  # noqa: SLF001
+        client._pending_data_size += sum(map(len, commands))  # noqa: SLF001
+        client.stats["out_msgs"] += len(messages)
+        client.stats["out_bytes"] += sum(len(payload) for _, payload in messages)
+        await client._flush_pending()  # noqa: SLF001
+        metrics.PUBLISHED_TOTAL.inc(len(messages))
+        return len(messages)
+
+    def _takes_all(self, messages: Sequence[tuple[str, bytes]]) -> bool:
+        """Whether nothing can happen to these messages that must be looked at one by one."""
+        client = self.client
+        sizes = [len(payload) for _, payload in messages]
+        subjects = [subject for subject, _ in messages]
+        return (
+            bool(sizes)
+            and self.is_connected
+            and not client.is_draining_pubs
+            and client.pending_data_size + sum(sizes) <= PENDING_LIMIT_BYTES
+            and max(sizes) <= client.max_payload
+            and all(subjects)
+            # White space in a subject would end it, and a line break the command.
+            and len("".join(subjects).split()) == 1
+        )
 
     async def offer(
         self,

@@ -112,9 +112,10 @@ class Repricing:
                 nobody wait.
             among: Only these slots are asked about; all if None.
         """
-        waited = np.abs(now_ns - self._priced_ns) >= self._interval_ns
-        ready = waited & ~np.isnan(self._at_s)
-        slots = np.flatnonzero(ready) if among is None else among[ready[among]]
+        asked: Ints | slice = slice(None) if among is None else among
+        waited = np.abs(now_ns - self._priced_ns[asked]) >= self._interval_ns
+        ready = waited & ~np.isnan(self._at_s[asked])
+        slots = np.flatnonzero(ready) if among is None else among[ready]
         if not slots.size:
             return slots
         expiry = table.expiry_id[slots]

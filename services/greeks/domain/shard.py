@@ -611,6 +611,12 @@ class Shard:
         self._settled = here if is_over and not due.size else None
         return due
 
+    def by_underlying(self, slots: Ints) -> Ints:
+        """Slots in an order in which those of one underlying, that share messages, are together."""
+        order = np.argsort(self.table.underlying_id[slots], kind="stable")
+        together: Ints = slots[order]
+        return together
+
     def _age_forwards(self) -> None:
         """Choose forwards anew once per second of the market.
 

@@ -16,6 +16,7 @@ from services.greeks.domain.budget import SharedBudget
 from services.greeks.domain.policy import Policy
 from services.greeks.domain.shard import Frame, Shard, Tally
 from services.greeks.repricer import Repricer
+from services.greeks.turns import Turns
 from tests.fakes.kite_frames import FakeMarket
 
 
@@ -47,6 +48,7 @@ class Rig:
             publish=self.publish,
             may_publish=lambda: self.may_publish,
             order=self.order,
+            turns=Turns(),
         )
         self.repricer.is_paused = False
 

@@ -1,6 +1,7 @@
 """When a shard's worker shows chains: never of a past market, never without the lease."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from services.greeks.domain.policy import Policy
 from services.greeks.domain.shard import Shard
 from services.greeks.settings import GreeksSettings
 from services.greeks.shard_worker import PATIENCE, ShardWorker
+from services.greeks.turns import Turns
 from tests.fakes.kite_frames import FakeMarket
 from tests.fakes.outgoing_bus import FakeLease
 
@@ -53,6 +55,10 @@ class FakeBus:
             self.after()
         return True
 
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> int:
+        """Take what there is room for."""
+        return sum([await self.publish(subject, payload) for subject, payload in messages])
+
 
 class Rig:
     """A worker that a test hands batches and turns."""
@@ -77,6 +83,7 @@ class Rig:
             Lifecycle(),
             reprices=SharedBudget(1000),
             last_values=SharedBudget(1000),
+            turns=Turns(),
         )
         self.sequence = 0
 
@@ -98,7 +105,7 @@ class Rig:
         """Let every expiry have its turn; gives what was shown."""
         first = len(self.bus.chains)
         for phase in range(CHAIN_PHASES):
-            await self.worker._publish_chains(phase)
+            await self.worker._publish_chains(phase, 0.0)
         return self.bus.chains[first:]
 
 
