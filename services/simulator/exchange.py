@@ -76,6 +76,11 @@ class Exchange:
         self.market, self.quotes = self._open_day(self._today(), clock.now_ns())
         feed.change_market(self.market, self.quotes)
         self.steps = 0
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call something after every step of the market; it must not block."""
+        self._watchers.append(watcher)
 
     def close(self) -> None:
         """Let the market's thread end."""
@@ -91,7 +96,7 @@ class Exchange:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while not stop.is_set():
-            await self._turn_the_day()
+            await self.turn_the_day()
             self._feed.hang_up_dead()
             burst = self._faults.find(FaultKind.BURST, None)
             if self.is_open:
@@ -103,7 +108,8 @@ class Exchange:
             due = max(due + pause, loop.time())
             await sleep_unless(stop, max(due - loop.time(), _SHORTEST_PAUSE_SECONDS))
 
-    async def _turn_the_day(self) -> None:
+    async def turn_the_day(self) -> None:
+        """Open another market when the clock has come to another trading day."""
         today = self._today()
         if today == self.market.universe.day:
             return
@@ -124,6 +130,8 @@ class Exchange:
         )
         self.steps += 1
         self._feed.publish(batch, self.quotes)
+        for watcher in self._watchers:
+            watcher()
         metrics.STEP_SECONDS.observe(time.perf_counter() - started)
 
     async def _compute(self, work: Callable[[], T]) -> T:
