@@ -268,7 +268,7 @@ class _Sending:
             self._left = True
             self._connection = connection
             connection.sending = self
-            # Kept: a connection that ends with its answer forgets its socket before the answer ends.
+            # A connection that ends with its answer forgets its socket before the answer ends.
             self._socket = connection.sock
 
     def give_up(self, *, break_off: bool) -> bool:
