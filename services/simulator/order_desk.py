@@ -134,6 +134,15 @@ class OrderDesk:
         until = self._hidden.get(order.order_id)
         return until is not None and self._monotonic() < until
 
+    def look_up(self, exchange: str, tradingsymbol: str) -> tuple[Contract, Touch]:
+        """Give an instrument and its market.
+
+        Raises:
+            InputError: It is not listed, or cannot be traded.
+        """
+        contract = self._contract(exchange, tradingsymbol)
+        return contract, self._touch(contract)
+
     def place(self, account: Account, ticket: Ticket, *, hold_seconds: float = 0.0) -> Placement:
         """Take an order in: every request to place one passes here, and exists from here on.
 
