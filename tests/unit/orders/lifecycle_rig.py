@@ -7,7 +7,7 @@ import msgspec
 from libs.common.contracts.orders import OrderState
 from libs.common.domain.order_answers import BrokerOrder, CallFailure
 from services.orders.domain.intent import Intent, Verb, new_intent
-from services.orders.domain.lifecycle import PublishEvent, Step
+from services.orders.domain.lifecycle_events import PublishEvent, Step
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from libs.common.contracts.orders import OrderState, Resolution
 from services.orders.domain.intent import SETTLED, Verb, replacement_of
-from services.orders.domain.lifecycle import (
+from services.orders.domain.lifecycle import advance
+from services.orders.domain.lifecycle_events import (
     Acked,
     Checked,
     DayOver,
@@ -22,7 +23,6 @@ from services.orders.domain.lifecycle import (
     Sending,
     SessionRenewed,
     Tick,
-    advance,
 )
 from services.orders.domain.outcomes import Outcome
 from services.orders.errors import OrderRefusedError

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from libs.common.contracts.orders import OrderState, Resolution
 from libs.common.domain.order_answers import BrokerOrder, CallFailure
 from services.orders.domain.intent import Intent, replacement_of
-from services.orders.domain.lifecycle import (
+from services.orders.domain.lifecycle import advance
+from services.orders.domain.lifecycle_events import (
     Acked,
     Checked,
     DayOver,
@@ -32,7 +33,6 @@ from services.orders.domain.lifecycle import (
     SessionRenewed,
     Step,
     Tick,
-    advance,
 )
 from services.orders.domain.outcomes import Outcome, classify
 from services.orders.domain.task_states import task_state
