@@ -255,6 +255,21 @@ async def test_wait_that_ends_before_the_outcome_is_answered_as_accepted(gateway
     assert (again.status_code, again.json()["task"]["state"]) == (202, "unknown")
 
 
+async def test_caller_who_waits_is_answered_when_the_gateway_stops(
+    nats_server, bus, server, postgres
+):
+    async with running_gateway(nats_server.url, server.url) as gateway:
+        waiting = asyncio.create_task(
+            gateway.send("POST", f"/orders/place{WAIT}", ORDER, **keyed("stop"))
+        )
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await stored(bus) == []:  # noqa: ASYNC110  # The stream has no event for us.
+                await asyncio.sleep(0.01)
+        gateway.life.request_stop("the test wants it")
+        answer = await waiting
+        assert (answer.status_code, answer.headers["idempotency-key"]) == (202, "stop")
+
+
 async def test_callers_beyond_the_bound_do_not_wait(nats_server, bus, server, postgres):
     async with running_gateway(nats_server.url, server.url, order_waits_max=0) as gateway:
         answer = await gateway.send("POST", f"/orders/place{WAIT}", ORDER)
