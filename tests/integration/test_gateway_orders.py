@@ -699,9 +699,14 @@ async def test_postback_reaches_whoever_holds_the_users_orders_untouched(gateway
         accepted = await client.post(f"{gateway.url}/postback", content=raw)
     assert (accepted.status_code, accepted.json()) == (200, {"accepted": True})
     assert bytes(taken[0].body).decode() == raw
-    reply = OrderReply(error=RpcError(code="checksum", message="the checksum is wrong"))
-    forged = await gateway.send("POST", "/postback", POSTBACK)
-    assert (forged.status_code, forged.json()["error"]["code"]) == (403, "checksum")
+    for code, status, told in (
+        ("forbidden", 403, "checksum"),
+        ("bad_request", 400, "bad_request"),
+        ("unavailable", 503, "no_worker"),
+    ):
+        reply = OrderReply(error=RpcError(code=code, message="why"))
+        refused = await gateway.send("POST", "/postback", POSTBACK)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, told)
 
 
 async def test_postback_that_is_none_is_refused_and_too_many_are_not_passed_on(nats_server, bus):
