@@ -73,7 +73,9 @@ STALE_TOTAL = Counter(
     "tickfleet_orders_stale_total", "Changes overtaken by another worker", ["account"]
 )
 # Requests that were ready to leave when the lease had ended: not sent.
-FENCED_TOTAL = Counter("tickfleet_orders_fenced_total", "Not sent for want of the lease", ["account"])
+FENCED_TOTAL = Counter(
+    "tickfleet_orders_fenced_total", "Not sent for want of the lease", ["account"]
+)
 # Events not yet told, by account. Growing: NATS is away or ORDER_EVENTS does not store.
 OUTBOX_PENDING = Gauge("tickfleet_orders_outbox_pending", "Events not yet told", ["account"])
 # Commands that will not be carried out, by code; each is in order_dead_letters and on
