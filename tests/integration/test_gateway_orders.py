@@ -292,6 +292,20 @@ async def test_orders_are_accepted_without_the_database(nats_server, bus):
         assert waiting.status_code == 503
 
 
+async def test_ledger_that_hangs_holds_no_order_up(gateway, bus, postgres):
+    await gateway.send("POST", "/orders/place", ORDER, **keyed("before"))
+    async with postgres.transaction():
+        # Every reader of the table waits for the end of this.
+        await postgres.execute("LOCK TABLE order_tasks IN ACCESS EXCLUSIVE MODE")
+        fresh = await gateway.send("POST", "/orders/place", ORDER, **keyed("during"))
+        again = await gateway.send("POST", "/orders/place", ORDER, **keyed("before"))
+        other = {**ORDER, "quantity": 1}
+        conflict = await gateway.send("POST", "/orders/place", other, **keyed("before"))
+    assert [a.status_code for a in (fresh, again, conflict)] == [202, 202, 409]
+    assert again.json()["outcome"] == "known"
+    assert len(await stored(bus)) == 2
+
+
 # -- refusing ------------------------------------------------------------------------------------
 
 
