@@ -1,6 +1,6 @@
 """What can go wrong with orders, by consequence."""
 
-from libs.common.errors import RejectedError
+from libs.common.errors import RejectedError, RetryableError
 
 
 class OrderRefusedError(RejectedError):
@@ -17,3 +17,27 @@ class OrderRefusedError(RejectedError):
         self.code = code
         self.message = message
         self.field = field
+
+
+class NoSessionError(RetryableError):
+    """There is no session to speak to the broker with.
+
+    Attributes:
+        account: Whose.
+    """
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"account {account} has no session; log it in: tickfleet login {account}")
+        self.account = account
+
+
+class AccountLostError(RetryableError):
+    """Another process has the account's orders now.
+
+    Attributes:
+        account: Which.
+    """
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"the orders of account {account} belong to another worker now")
+        self.account = account
