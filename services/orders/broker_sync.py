@@ -1,11 +1,11 @@
-"""Reads an account's orders, trades, positions and funds from the broker, keeps and compares them."""
+"""Reads what the broker holds of an account, keeps it, and compares it with the ledger."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import asyncpg
 
@@ -16,7 +16,7 @@ from libs.common.domain.clock import NS_PER_SECOND, Clock, ist_datetime
 from libs.common.domain.market_calendar import CALENDAR, MarketCalendar
 from libs.common.domain.order_answers import BrokerOrder, OrderRowError, read_order_row
 from libs.common.errors import RetryableError
-from libs.common.kite.orders import OrderBroker, OrderCallError
+from libs.common.kite.orders import OrderCallError
 from libs.common.lifecycle import changed_or_stopped
 from libs.common.resilience.backoff import Backoff
 from libs.common.resilience.calendar_limiter import CalendarLimiter
@@ -39,6 +39,25 @@ log = logs.get_logger(__name__)
 
 Report = Callable[[AccountEvent], Awaitable[None]]
 T = TypeVar("T")
+
+
+class AccountReader(Protocol):
+    """The part of an OrderBroker that changes nothing; every method raises OrderCallError."""
+
+    async def orders(self) -> list[dict[str, Any]]:
+        """All orders of the day, as rows."""
+
+    async def trades(self) -> list[dict[str, Any]]:
+        """All trades of the day, as rows."""
+
+    async def positions(self) -> dict[str, list[dict[str, Any]]]:
+        """Positions under `net` and `day`."""
+
+    async def holdings(self) -> list[dict[str, Any]]:
+        """Holdings, as rows."""
+
+    async def margins(self) -> dict[str, dict[str, Any]]:
+        """Funds under `equity` and `commodity`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +97,7 @@ class BrokerSync:
     def __init__(
         self,
         account: str,
-        broker: Callable[[], OrderBroker | None],
+        broker: Callable[[], AccountReader | None],
         tables: BrokerTables,
         *,
         report: Report,
@@ -176,7 +195,7 @@ class BrokerSync:
             self._backoff.reset()
             self._schedule.done(reading, began_ns)
 
-    async def _read_book(self, broker: OrderBroker) -> Synced:
+    async def _read_book(self, broker: AccountReader) -> Synced:
         now = ist_datetime(self._clock.now_ns())
         sent = await self._paced(broker.orders)
         trades = await self._paced(broker.trades)
@@ -229,7 +248,7 @@ class BrokerSync:
             )
         return seen
 
-    async def _read_funds(self, broker: OrderBroker) -> None:
+    async def _read_funds(self, broker: AccountReader) -> None:
         now = ist_datetime(self._clock.now_ns())
         holdings = await self._paced(broker.holdings)
         margins = await self._paced(broker.margins)
@@ -240,11 +259,11 @@ class BrokerSync:
 
     async def _paced(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a read when the account's limit has room for it."""
-        while (wait_ns := self._reads.try_acquire(time.monotonic_ns())) > 0:
+        while (wait_ns := self._reads.try_acquire(time.monotonic_ns())) > 0:  # noqa: ASYNC110  # A limit has no event.
             await asyncio.sleep(wait_ns / NS_PER_SECOND)
         return await call()
 
-    def _session(self) -> OrderBroker:
+    def _session(self) -> AccountReader:
         broker = self._broker()
         if broker is None:
             raise NoSessionError(self._account)
@@ -266,9 +285,9 @@ class BrokerSync:
         )
 
     def _note(self, reading: Reading) -> None:
-        metrics.SYNCED_TIMESTAMP_SECONDS.labels(
-            account=self._account, reading=reading.value
-        ).set(self._clock.now_ns() / NS_PER_SECOND)
+        metrics.SYNCED_TIMESTAMP_SECONDS.labels(account=self._account, reading=reading.value).set(
+            self._clock.now_ns() / NS_PER_SECOND
+        )
 
     def _next_close(self) -> int | None:
         """The reading after the next close, on the clock that never runs backwards."""

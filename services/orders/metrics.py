@@ -8,7 +8,8 @@ SYNCED_TIMESTAMP_SECONDS = Gauge(
     "tickfleet_orders_synced_timestamp_seconds", "Last reading stored", ["account", "reading"]
 )
 # session: log the account in; limited: somebody else reads with the account's key; network, server:
-# the broker; database: PostgreSQL; report: NATS; lost: another worker took over. Each is tried again.
+# the broker; database: PostgreSQL; report: NATS; lost: another worker took over. All are tried
+# again.
 SYNC_FAILURES_TOTAL = Counter(
     "tickfleet_orders_sync_failures_total", "Readings that failed", ["account", "reading", "reason"]
 )
@@ -18,7 +19,7 @@ SYNC_BAD_ROWS_TOTAL = Counter(
 )
 # What the last look saw; a few for a moment are normal, for they are on their way.
 DIFFERENCES = Gauge(
-    "tickfleet_orders_differences", "Between the broker's book and the ledger now", ["account"]
+    "tickfleet_orders_differences_now", "Between the broker's book and the ledger now", ["account"]
 )
 # Reported ones, each once a day: read the account's events of kind `difference`, and settle each.
 # placed_twice must never count.

@@ -165,9 +165,9 @@ def compare(book: Sequence[BrokerOrder], ledger: Iterable[LedgerOrder]) -> list[
         rows = _parents(by_tag.get(order.tag, []))
         if len(rows) > 1:
             found.append(_twice(order, rows))
-        row = _row_of(order, rows, by_id)
-        if row is not None:
-            found.extend(_between(order, row))
+        shown = _row_of(order, rows, by_id)
+        if shown is not None:
+            found.extend(_between(order, shown))
         elif order.state in _LEDGER_WORKING:
             found.append(_difference(DifferenceCode.MISSING, order, order.state.value, "nothing"))
     for tag, rows in by_tag.items():
