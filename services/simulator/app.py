@@ -1,4 +1,4 @@
-"""The flow of the simulator: a clock moves a market, a feed streams it, routes answer for it."""
+"""The flow of the simulator: a clock moves a market, a feed streams it, a desk trades in it."""
 
 import time
 from dataclasses import dataclass
@@ -23,9 +23,11 @@ from services.simulator.domain.sessions import Sessions
 from services.simulator.errors import FaultError, KiteError
 from services.simulator.exchange import Exchange
 from services.simulator.feed import Feed
+from services.simulator.order_desk import OrderDesk
 from services.simulator.routes.control import ControlRoutes, ReplyFaults
 from services.simulator.routes.login import LoginRoutes
 from services.simulator.routes.market import MarketRoutes
+from services.simulator.routes.orders import OrderRoutes
 from services.simulator.routes.stream import StreamRoute
 from services.simulator.routes.user import UserRoutes
 from services.simulator.settings import SimulatorSettings
@@ -40,6 +42,7 @@ class Simulator:
 
     exchange: Exchange
     feed: Feed
+    orders: OrderDesk
     faults: FaultBook
     sessions: Sessions
     access: Access
@@ -76,8 +79,24 @@ def build(settings: SimulatorSettings) -> Simulator:
         tick_interval_seconds=settings.sim_tick_interval_seconds,
         tick_probability=settings.sim_tick_probability,
     )
+    orders = OrderDesk(
+        exchange,
+        calendar=CALENDAR,
+        real_clock=real_clock,
+        accounts=settings.accounts(),
+        funds=settings.sim_funds,
+        orders_per_day=settings.sim_orders_per_day,
+        partial_fills=settings.sim_partial_fills,
+        delay_ms=settings.sim_order_delay_ms,
+        reject_in_reply=settings.sim_risk_replies,
+        seed=settings.sim_seed,
+    )
+    exchange.watch(orders.on_step)
+    orders.listeners.append(lambda account, body: feed.send_order(account.api_key, body))
     access = Access(sessions, RateLimiter(enabled=settings.sim_rate_limits), real_clock)
-    return Simulator(exchange, feed, faults, sessions, access, settings.sim_heartbeat_seconds)
+    return Simulator(
+        exchange, feed, orders, faults, sessions, access, settings.sim_heartbeat_seconds
+    )
 
 
 def create_app(simulator: Simulator, health: Health) -> Starlette:
@@ -91,6 +110,7 @@ def create_app(simulator: Simulator, health: Health) -> Starlette:
         *LoginRoutes(sessions).routes(),
         *UserRoutes(sessions, simulator.access, exchange.clock).routes(),
         *MarketRoutes(exchange, simulator.access, simulator.faults).routes(),
+        *OrderRoutes(simulator.orders, simulator.access).routes(),
         *ControlRoutes(exchange, feed, simulator.faults, sessions).routes(),
         *health.routes(),
     ]
@@ -132,6 +152,7 @@ async def serve(settings: SimulatorSettings, life: Lifecycle) -> None:
         ws_max_size=1 << 20,
     ):
         life.spawn(exchange.run(life.stop), name="market")
+        life.spawn(simulator.orders.run(life.stop), name="orders")
         try:
             await life.until_stopped()
         finally:

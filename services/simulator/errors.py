@@ -26,6 +26,27 @@ class InputError(KiteError):
         super().__init__(400, "InputException", message)
 
 
+class OrderError(KiteError):
+    """An order cannot be touched as asked (400 OrderException)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, "OrderException", message)
+
+
+class MarginError(KiteError):
+    """The account has not enough funds (400 MarginException)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, "MarginException", message)
+
+
+class DayCapError(KiteError):
+    """The account has placed as many orders today as it may (429 NetworkException)."""
+
+    def __init__(self) -> None:
+        super().__init__(429, "NetworkException", "Maximum allowed order requests exceeded.")
+
+
 class TokenError(KiteError):
     """The session is unknown, expired or revoked (403 TokenException)."""
 
@@ -41,7 +62,7 @@ class LoginError(KiteError):
 
 
 class TooManyRequestsError(KiteError):
-    """The calendar second's budget of the key is used up (429 NetworkException)."""
+    """The budget of the calendar second or minute is used up (429 NetworkException)."""
 
     def __init__(self) -> None:
         super().__init__(429, "NetworkException", "Too many requests")

@@ -76,6 +76,11 @@ class Exchange:
         self.market, self.quotes = self._open_day(self._today(), clock.now_ns())
         feed.change_market(self.market, self.quotes)
         self.steps = 0
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call something after every step of the market; it must not block."""
+        self._watchers.append(watcher)
 
     def close(self) -> None:
         """Let the market's thread end."""
@@ -124,6 +129,8 @@ class Exchange:
         )
         self.steps += 1
         self._feed.publish(batch, self.quotes)
+        for watcher in self._watchers:
+            watcher()
         metrics.STEP_SECONDS.observe(time.perf_counter() - started)
 
     async def _compute(self, work: Callable[[], T]) -> T:

@@ -202,6 +202,14 @@ class Feed:
         for connection in self._connections:
             self._send_batch(connection, batch, connection.plan)
 
+    def send_order(self, api_key: str, body: object) -> None:
+        """Tell all connections of a key about one of its orders."""
+        own = [c for c in self._connections if c.api_key == api_key]
+        if own:
+            text = text_message("order", body)
+            for connection in own:
+                connection.outbox.put(text)
+
     def hang_up_dead(self) -> None:
         """Close the connections whose access token has died."""
         for connection in self._connections:

@@ -30,3 +30,15 @@ REFUSED_TOTAL = Counter("sim_refused_total", "Requests answered with an error", 
 # Steps of logins that were asked for, refused or not: password, totp, session (the exchange of a
 # request token). More passwords than accounts a day: somebody logs in over and over.
 LOGIN_STEPS_TOTAL = Counter("sim_login_steps_total", "Login steps asked for", ["step"])
+
+# Order requests that were taken (place, modify, cancel); refused ones are in sim_refused_total.
+ORDER_REQUESTS_TOTAL = Counter("sim_order_requests_total", "Order requests taken", ["verb"])
+
+# Orders that came into being: slices, legs and stop-losses one by one.
+ORDERS_TOTAL = Counter("sim_orders_total", "Orders that came into being")
+
+# Orders that wait at the exchange for a price. Thousands: every step of the market looks at them.
+ORDERS_RESTING = Gauge("sim_orders_resting", "Orders resting at the exchange")
+
+# What accounts were told about their orders, whether or not a socket was there to hear it.
+ORDER_UPDATES_TOTAL = Counter("sim_order_updates_total", "Order updates")

@@ -53,6 +53,13 @@ class SimulatorSettings(BaseServiceSettings):
         sim_skip_closed: Go on at the next open when the F&O session has closed.
         sim_outbox_frames: Frames that may wait for a slow reader; the oldest go first.
         sim_heartbeat_seconds: Silence after which a connection gets a sign of life.
+        sim_order_delay_ms: How long an order takes to the exchange on average, in real time; each
+            its own time between half of it and one and a half.
+        sim_partial_fills: Chance that a fill of several lots takes only a part of them.
+        sim_funds: Rupees each account begins a day with.
+        sim_orders_per_day: Most orders of an account and day; it bounds the books, too.
+        sim_risk_replies: Whether the risk system's rejections come in the reply (400) instead of
+            in the order book.
     """
 
     sim_host: str = "127.0.0.1"
@@ -71,6 +78,11 @@ class SimulatorSettings(BaseServiceSettings):
     sim_skip_closed: bool = True
     sim_outbox_frames: int = Field(default=64, ge=1, le=10_000)
     sim_heartbeat_seconds: float = Field(default=2.0, gt=0, le=60)
+    sim_order_delay_ms: float = Field(default=40.0, ge=0, le=60_000)
+    sim_partial_fills: float = Field(default=0.1, ge=0, le=1)
+    sim_funds: float = Field(default=1e9, ge=0, le=1e13)
+    sim_orders_per_day: int = Field(default=5_000, ge=1, le=100_000)
+    sim_risk_replies: bool = False
 
     @field_validator("sim_start")
     @classmethod

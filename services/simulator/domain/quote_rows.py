@@ -51,7 +51,7 @@ def quotes(
             for level in range(10)
         ]
         traded_s = int(state.last_trade_s[row])
-        lower, upper = _circuit(market, state, row)
+        lower, upper = circuit_paise(market, state, row)
         result[key] = {
             **last_price(market.universe, state, row),
             "timestamp": _wall_clock(now_ns),
@@ -65,18 +65,24 @@ def quotes(
             "oi_day_high": int(state.oi[row]),
             "oi_day_low": int(state.oi_low[row]),
             "net_change": float(state.last[row] - state.close[row]) / 100,
-            "lower_circuit_limit": lower,
-            "upper_circuit_limit": upper,
+            "lower_circuit_limit": lower / 100,
+            "upper_circuit_limit": upper / 100,
             "ohlc": ohlc(state, row),
             "depth": {"buy": levels[:5], "sell": levels[5:]},
         }
     return result
 
 
-def _circuit(market: Market, state: Quotes, row: int) -> tuple[float, float]:
-    """Give price limits: 10 % around the close, for options 20 % of the underlying."""
+def circuit_paise(market: Market, state: Quotes, row: int) -> tuple[int, int]:
+    """Give lowest and highest price: 10 % around the close, for options 20 % of the underlying.
+
+    Args:
+        market: The instruments.
+        state: Their state.
+        row: Which one; an index has no limits: zeros.
+    """
     if market.universe.is_index[row]:
-        return 0.0, 0.0
+        return 0, 0
     tick = int(market.universe.tick_paise[row])
     close = int(state.close[row])
     width = close // 10
@@ -84,7 +90,7 @@ def _circuit(market: Market, state: Quotes, row: int) -> tuple[float, float]:
         # The underlyings are the first rows of the universe, in their own order.
         width = int(state.close[market.universe.underlying[row]]) // 5
     lower = max(tick, (close - width) // tick * tick)
-    return lower / 100, (close + width) // tick * tick / 100
+    return lower, (close + width) // tick * tick
 
 
 def _wall_clock(at_ns: int) -> str:

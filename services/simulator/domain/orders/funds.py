@@ -1,0 +1,103 @@
+"""What an account can still spend: simple margins, so that an order can be too large for it."""
+
+from typing import Final
+
+import msgspec
+
+from libs.common.domain.instruments import Kind
+from services.simulator.domain.orders.contract import Contract, Touch
+from services.simulator.domain.orders.order import Order
+from services.simulator.domain.orders.ticket import Product, Side
+
+_DERIVATIVE_SHARE: Final = 0.12
+_INTRADAY_SHARE: Final = 0.20
+
+
+class Holding(msgspec.Struct):
+    """The net quantity of one instrument in one product.
+
+    Attributes:
+        net: Units, negative when sold.
+        average: Paise at which they were entered.
+        used: Paise of margin.
+    """
+
+    net: int = 0
+    average: float = 0.0
+    used: float = 0.0
+
+
+class Funds:
+    """The money of one account on one day, in paise.
+
+    A long option and a share cost their price, an intraday share a fifth of it; a future and a
+    short option hold 12 % of the underlying's value. Realised profit can be spent at once.
+
+    Args:
+        total: What the day began with.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.realised = 0.0
+        self.blocked = 0
+        self.used = 0.0
+        self.holdings: dict[tuple[int, Product], Holding] = {}
+
+    @property
+    def available(self) -> int:
+        """What a new order may need at most."""
+        return int(self.total + self.realised - self.used) - self.blocked
+
+    def required(self, order: Order, price: int, touch: Touch) -> int:
+        """Give what an order needs beyond what its account holds already.
+
+        Args:
+            order: Which one; only its open quantity counts.
+            price: The worst price at which it may be filled.
+            touch: The market of its instrument.
+        """
+        side = order.ticket.side
+        held = self.holdings.get((order.contract.token, order.ticket.product))
+        net = held.net if held else 0
+        opposite = -net if side is Side.BUY else net
+        added = max(order.open_quantity - max(opposite, 0), 0)
+        return round(added * _per_unit(order.contract, order.ticket.product, side, price, touch))
+
+    def block(self, order: Order, amount: int) -> None:
+        """Hold money for an open order, instead of what it held before."""
+        self.blocked += amount - order.blocked
+        order.blocked = amount
+
+    def book(self, order: Order, quantity: int, price: int, touch: Touch) -> None:
+        """Move the position and its margin by a fill."""
+        side = order.ticket.side
+        key = (order.contract.token, order.ticket.product)
+        held = self.holdings.setdefault(key, Holding())
+        sign = 1 if side is Side.BUY else -1
+        closing = min(quantity, max(-held.net * sign, 0))
+        if closing:
+            self.realised += closing * (price - held.average) * -sign
+            freed = held.used * closing / abs(held.net)
+            held.used -= freed
+            self.used -= freed
+            held.net += sign * closing
+        opening = quantity - closing
+        if opening:
+            before = abs(held.net)
+            held.average = (held.average * before + price * opening) / (before + opening)
+            held.net += sign * opening
+            margin = opening * _per_unit(order.contract, key[1], side, price, touch)
+            held.used += margin
+            self.used += margin
+
+
+def _per_unit(contract: Contract, product: Product, side: Side, price: int, touch: Touch) -> float:
+    if contract.kind is Kind.EQUITY:
+        intraday = product in {Product.MIS, Product.CO}
+        # Delivery of shares one has needs no money; which shares those are is not checked.
+        delivery = 0.0 if side is Side.SELL else float(price)
+        return price * _INTRADAY_SHARE if intraday else delivery
+    if contract.kind is Kind.OPTION and side is Side.BUY:
+        return float(price)
+    return _DERIVATIVE_SHARE * (price if contract.kind is Kind.FUTURE else touch.underlying)
