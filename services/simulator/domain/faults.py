@@ -133,7 +133,7 @@ def parse_fault(body: bytes, known_keys: list[str]) -> Fault:
     try:
         fault = msgspec.json.decode(body, type=Fault)
     except msgspec.ValidationError as error:
-        raise _as_fault_error(error) from error
+        raise as_fault_error(error, FaultKind) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FaultError("body", f"must be a JSON object: {error}") from error
     for field, reason in _problems(fault, known_keys):
@@ -143,15 +143,20 @@ def parse_fault(body: bytes, known_keys: list[str]) -> Fault:
     return fault
 
 
-def _as_fault_error(error: msgspec.ValidationError) -> FaultError:
-    """Find the field in msgspec's message, which names it in one of two ways."""
+def as_fault_error(error: msgspec.ValidationError, kinds: type[StrEnum]) -> FaultError:
+    """Find the field in msgspec's message, which names it in one of two ways.
+
+    Args:
+        error: What msgspec raised.
+        kinds: What `kind` may be.
+    """
     text, _, place = str(error).partition(" - at `$.")
     if place:
         field = place.rstrip("`")
     else:
         field = text.split("`")[-2] if "field" in text and "`" in text else "body"
     if field == "kind":
-        text = f"must be one of {', '.join(FaultKind)}"
+        text = f"must be one of {', '.join(kinds)}"
     return FaultError(field, text)
 
 
@@ -200,11 +205,16 @@ class FaultBook:
 
     Args:
         monotonic_seconds: Elapsed real time.
+        numbers: Gives each fault its number; another book may draw on the same.
     """
 
-    def __init__(self, monotonic_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        monotonic_seconds: Callable[[], float],
+        numbers: Iterator[int] | None = None,
+    ) -> None:
         self._now = monotonic_seconds
-        self._ids = itertools.count(1)
+        self._ids = numbers or itertools.count(1)
         self._active: dict[int, ActiveFault] = {}
 
     def add(self, fault: Fault) -> ActiveFault:
