@@ -1,4 +1,4 @@
-"""Reads the ledger of orders from PostgreSQL: tasks, what happened to them, and the broker's word."""
+"""Reads the ledger of orders from PostgreSQL: tasks, their history, and the broker's word."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -143,9 +143,15 @@ class OrderBook:
             page = rows[: wanted.limit]
             requests = await self._requests(connection, page)
         last = page[-1] if len(rows) > wanted.limit else None
-        cursor = None if last is None else cursor_of(
-            OrderPosition(
-                accepted_at=last["accepted_at"], account=last["account"], task_id=last["task_id"]
+        cursor = (
+            None
+            if last is None
+            else cursor_of(
+                OrderPosition(
+                    accepted_at=last["accepted_at"],
+                    account=last["account"],
+                    task_id=last["task_id"],
+                )
             )
         )
         return [_task(row, requests) for row in page], cursor

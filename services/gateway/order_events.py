@@ -1,7 +1,8 @@
 """Brings what happens to orders to whoever waits for it: callers of REST and WebSocket clients."""
 
 import asyncio
-from collections.abc import Iterator, Set as AbstractSet
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -9,6 +10,7 @@ from libs.common import logs
 from libs.common.bus.connection import Bus, BusMessage
 from libs.common.contracts import codec, subjects
 from libs.common.contracts.orders import OrderEvent
+from libs.common.contracts.websocket import ALL_ACCOUNTS
 from libs.common.domain.order_states import SETTLED
 from services.gateway import metrics
 from services.gateway.domain.ws_frames import text_frame
@@ -89,9 +91,11 @@ class OrderEvents:
             except codec.DecodeError as error:
                 # Of a newer or broken worker: whoever waits reads the ledger in the end.
                 log.warning("order_events.undecodable", subject=message.subject, reason=str(error))
-        listeners = self._listeners.get(account)
-        if listeners:
-            self._pass_on(message.payload, listeners)
+        everything = self._listeners.get(ALL_ACCOUNTS, {})
+        listeners = self._listeners.get(account, {})
+        if everything or listeners:
+            # A client that has both is told once.
+            self._pass_on(message.payload, everything | listeners)
 
     @contextmanager
     def awaiting(self, account: str, task_id: str) -> Iterator[Outcome]:
@@ -107,7 +111,7 @@ class OrderEvents:
                 del self._outcomes[key]
 
     def subscribe(self, listener: Listener, accounts: AbstractSet[str]) -> None:
-        """Pass the events of these accounts on to a client, too."""
+        """Pass the events of these accounts on to a client, too; `*` stands for all of them."""
         for account in accounts:
             self._listeners.setdefault(account, {})[listener] = None
 

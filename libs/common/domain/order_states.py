@@ -1,5 +1,4 @@
-"""What the states of an order task mean to those who only look on: settled, open, and in the words
-of the system that tickfleet replaces.
+"""What the states of an order task mean to those who only look on, old clients included.
 
 States are taken and given as the plain words of `libs.common.contracts.orders.OrderState`, so that
 the domain needs no contract.
@@ -14,8 +13,8 @@ TERMINAL: Final = frozenset({"complete", "cancelled", "rejected", "failed", "dea
 SETTLED: Final = TERMINAL | {"acked", "open", "absent"}
 """A caller who waits for the outcome of a request need not wait any longer.
 
-`acked` and `open` settle a request, not the order: the broker took it and gave it a number; what the
-exchange makes of it comes later, as events. `absent` waits for a person, who may take hours.
+`acked` and `open` settle a request, not the order: the broker took it and gave it a number; what
+the exchange makes of it comes later, as events. `absent` waits for a person, who may take hours.
 `unknown` and `retrying` are no outcome yet.
 """
 
@@ -55,8 +54,8 @@ def predecessor_state(state: str) -> PredecessorState:
     """The predecessor's word for a state.
 
     Its COMPLETED meant that the broker had answered with an order number, whatever became of the
-    order; so `open` and `cancelled` are COMPLETED too. `unknown` and `absent` are RUNNING: any other
-    word would tell an old client that the order does not exist, and it would send another one.
-    A state that is not known here, of a newer worker, is RUNNING for the same reason.
+    order; so `open` and `cancelled` are COMPLETED too. `unknown` and `absent` are RUNNING: any
+    other word would tell an old client that the order does not exist, and it would send another
+    one. A state that is not known here, of a newer worker, is RUNNING for the same reason.
     """
     return _PREDECESSOR.get(state, PredecessorState.RUNNING)

@@ -192,9 +192,7 @@ def command_fields(
         raise BadParameterError(within or "body", "must be an object")
     for name in OURS & value.keys():
         known = ", ".join(
-            field.name
-            for field in msgspec.structs.fields(KINDS[verb])
-            if field.name not in OURS
+            field.name for field in msgspec.structs.fields(KINDS[verb]) if field.name not in OURS
         )
         raise BadParameterError(_place(within, name), f"unknown field; known: {known}")
     return {**value, "verb": verb, "task_id": task_id, "created_at_ns": now_ns}
@@ -319,15 +317,16 @@ _SECOND: Final = timedelta(seconds=1)
 
 
 def _position(text: str) -> OrderPosition:
+    unknown = BadParameterError("cursor", "is not one that this list has given")
+    if len(text) > _CURSOR_LENGTH_MAX:
+        raise unknown
     try:
-        if len(text) > _CURSOR_LENGTH_MAX:
-            raise ValueError("too long")
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         position = msgspec.json.decode(raw, type=OrderPosition)
     except (ValueError, binascii.Error, msgspec.DecodeError) as error:
-        raise BadParameterError("cursor", "is not one that this list has given") from error
+        raise unknown from error
     if position.accepted_at.tzinfo is None:
-        raise BadParameterError("cursor", "is not one that this list has given")
+        raise unknown
     return position
 
 

@@ -58,6 +58,7 @@ from services.gateway.order_book import OrderBook, Row
 from services.gateway.orders import OrderDesk, Taken
 from services.gateway.postbacks import BODY_BYTES_MAX as POSTBACK_BYTES_MAX
 from services.gateway.postbacks import PostbackDesk
+from services.gateway.routes.accounts import shown_orders
 from services.gateway.routes.body import converted, read_bytes, read_json, read_value
 from services.gateway.routes.rest import JsonResponse, error_response, key_check, paged
 from services.gateway.settings import GatewaySettings
@@ -163,9 +164,7 @@ class OrderRoutes:
         return JsonResponse(content, 202 if stored else 207, {KEY_HEADER: key})
 
     def _read(self, verb: str, body: Any, task_id: str, within: str = "") -> OrderCommand:
-        fields = command_fields(
-            verb, body, task_id=task_id, now_ns=time.time_ns(), within=within
-        )
+        fields = command_fields(verb, body, task_id=task_id, now_ns=time.time_ns(), within=within)
         command = converted(fields, KINDS[verb], within=within, hidden=OURS)
         check_target(command, within)
         self._know(command.account)
@@ -284,7 +283,7 @@ class OrderRoutes:
     # -- accounts --------------------------------------------------------------------------------
 
     async def limits(self, request: Request) -> Response:
-        """The limits in force and how much of them is used, by the worker that holds the account."""
+        """The limits in force and what is used of them, by the worker that holds the account."""
         self._require_key(request)
         refuse_unknown(request.query_params)
         account = self._account_in_path(request)
@@ -297,13 +296,8 @@ class OrderRoutes:
         refuse_unknown(request.query_params)
         account = self._account_in_path(request)
         controls = await self._desk.controls(account)
-        status = self._directory.orders.get(account)
-        return JsonResponse(
-            {
-                **_switch(account, controls),
-                "orders": None if status is None else msgspec.to_builtins(status),
-            }
-        )
+        status = shown_orders(self._directory.orders.get(account))
+        return JsonResponse({**_switch(account, controls), "orders": status})
 
     async def switch(self, request: Request) -> Response:
         """Turn the kill switch on or off, and have open orders cancelled if that is wanted."""
@@ -395,7 +389,7 @@ def _error(code: str, error: Exception | str, field: str | None = None) -> Row:
 
 
 def _answer(request: Request, status: int, code: str, error: Exception, **more: Any) -> Response:
-    """The one shape of every error; the key comes back with it, so that a repetition can name it."""
+    """The one shape of every error; the key comes back with it, for a repetition to name."""
     field: str | None = more.pop("field", None)
     key: str | None = getattr(request.state, "idempotency_key", None)
     if key is not None:

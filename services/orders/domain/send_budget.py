@@ -178,8 +178,8 @@ class SendBudget:
         if verb is Verb.PLACE and self._today + units > self._limits.per_day:
             raise OrderRefusedError(
                 "day_cap",
-                f"{self._today} orders of {self._limits.per_day} have left today; cancel "
-                "what is open, place nothing, and place again tomorrow",
+                f"{self._today} orders of {self._limits.per_day} have left today; the "
+                "rest of the broker's cap is kept for people: close positions in Kite itself",
             )
         if verb is Verb.MODIFY and order_id is not None:
             changes = self._changes[order_id]
