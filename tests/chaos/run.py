@@ -129,12 +129,12 @@ async def run_chaos(folder: Path, chaos: ChaosPlan) -> Outcome:
 
 
 async def _run(lab: Lab, bus: Bus, chaos: ChaosPlan) -> Outcome:
-    await _until_orders_are_taken(lab, bus)
+    await until_orders_are_taken(lab, bus)
     load = Load(
         gateway_url=lab.gateway_url,
         bus=bus,
         accounts=[account.name for account in lab.accounts],
-        contracts=await _contracts(lab, bus),
+        contracts=await contracts(lab, bus),
         count=chaos.orders,
         per_second=chaos.per_second,
         seed=chaos.seed,
@@ -191,7 +191,7 @@ def _settings(chaos: ChaosPlan) -> dict[str, str]:
     }
 
 
-async def _until_orders_are_taken(lab: Lab, bus: Bus) -> None:
+async def until_orders_are_taken(lab: Lab, bus: Bus) -> None:
     """Wait until every account has a worker that takes commands."""
     wanted = {account.name for account in lab.accounts}
     async with asyncio.timeout(_READY_SECONDS):
@@ -210,7 +210,7 @@ async def _taking(bus: Bus) -> set[str]:
     return {status.account for status in said if status.ready}
 
 
-async def _contracts(lab: Lab, bus: Bus) -> list[Contract]:
+async def contracts(lab: Lab, bus: Bus) -> list[Contract]:
     """Options near the money of the nearest expiry, with their prices."""
     rows = await lab.query(
         """
@@ -222,17 +222,19 @@ async def _contracts(lab: Lab, bus: Bus) -> list[Contract]:
     )
     middle = len(rows) // 2
     chosen = rows[max(0, middle - _CONTRACTS // 2) : middle + _CONTRACTS // 2]
-    session = await _session(lab, bus)
+    session = await session(lab, bus)
     keys = [f"{row['exchange']}:{row['tradingsymbol']}" for row in chosen]
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-        answer = await client.get(
-            f"{lab.simulator_url}/quote",
-            params={"i": keys},
-            headers={
-                "Authorization": f"token {session.api_key}:{session.access_token}",
-                "X-Kite-Version": "3",
-            },
-        )
+    headers = {
+        "Authorization": f"token {session.api_key}:{session.access_token}",
+        "X-Kite-Version": "3",
+    }
+    async with httpx.AsyncClient(trust_env=False, timeout=30, headers=headers) as client:
+        while True:
+            answer = await client.get(f"{lab.simulator_url}/quote", params={"i": keys})
+            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                break
+            # Control asks for quotes with the same key, of which there is one a second.
+            await asyncio.sleep(_LOOK_SECONDS)
     quotes = answer.raise_for_status().json()["data"]
     return [
         Contract(row["exchange"], row["tradingsymbol"], row["lot_size"], quotes[key]["last_price"])
@@ -241,7 +243,7 @@ async def _contracts(lab: Lab, bus: Bus) -> list[Contract]:
     ]
 
 
-async def _session(lab: Lab, bus: Bus) -> KiteSession:
+async def session(lab: Lab, bus: Bus) -> KiteSession:
     """Somebody's session at the simulator."""
     entries = await snapshot(bus, streams.KITE_SESSIONS.name, patience_seconds=10) or {}
     seal = SessionSeal(SecretStr(lab.encryption_key))
