@@ -222,7 +222,7 @@ async def contracts(lab: Lab, bus: Bus) -> list[Contract]:
     )
     middle = len(rows) // 2
     chosen = rows[max(0, middle - _CONTRACTS // 2) : middle + _CONTRACTS // 2]
-    session = await session(lab, bus)
+    session = await session_of(lab, bus)
     keys = [f"{row['exchange']}:{row['tradingsymbol']}" for row in chosen]
     headers = {
         "Authorization": f"token {session.api_key}:{session.access_token}",
@@ -243,7 +243,7 @@ async def contracts(lab: Lab, bus: Bus) -> list[Contract]:
     ]
 
 
-async def session(lab: Lab, bus: Bus) -> KiteSession:
+async def session_of(lab: Lab, bus: Bus) -> KiteSession:
     """Somebody's session at the simulator."""
     entries = await snapshot(bus, streams.KITE_SESSIONS.name, patience_seconds=10) or {}
     seal = SessionSeal(SecretStr(lab.encryption_key))
