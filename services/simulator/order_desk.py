@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from libs.common import logs
 from libs.common.domain.clock import Clock
 from libs.common.domain.market_calendar import MarketCalendar
@@ -93,6 +95,8 @@ class OrderDesk:
         self._due = asyncio.Event()
         self._hidden: dict[str, float] = {}
         self._working: dict[int, dict[str, tuple[OrderBook, Order]]] = {}
+        self._touched: object = None
+        self._touches: dict[int, Touch] = {}
         self._day = exchange.market.universe.day
         self._open: dict[str, bool] = {}
         self.listeners: list[Listener] = []
@@ -181,7 +185,7 @@ class OrderDesk:
     def on_step(self) -> None:
         """Match what rests with the market after a step of it."""
         self._turn_day()
-        market, quotes = self._exchange.market, self._exchange.quotes
+        quotes = self._exchange.quotes
         at_ns = self._exchange.clock.now_ns()
         for row in [row for row in self._working if quotes.ticked[row]]:
             last, bid, ask = int(quotes.last[row]), int(quotes.bid[row]), int(quotes.ask[row])
@@ -190,7 +194,7 @@ class OrderDesk:
             ]
             if not reached or not self._is_open(reached[0][1].contract.exchange, at_ns):
                 continue
-            touch = touch_of(market, quotes, reached[0][1].contract)
+            touch = self._touch(reached[0][1].contract)
             for book, order in reached:
                 book.match(order, touch, at_ns)
                 self._settle(book)
@@ -223,6 +227,9 @@ class OrderDesk:
         at_ns = self._exchange.clock.now_ns()
         listed = order.contract.token in self._exchange.market.universe.row_of_token
         touch = self._touch(order.contract) if listed else None
+        if touch is not None and not self._is_open(order.contract.exchange, at_ns):
+            # It came too late: nobody is there to trade with.
+            touch = msgspec.structs.replace(touch, bids=(), asks=())
         if book.advance(order, touch, at_ns):
             self._schedule(book, order)
         self._settle(book)
@@ -257,7 +264,6 @@ class OrderDesk:
             self._working[row].pop(order.order_id, None)
             if not self._working[row]:
                 del self._working[row]
-        metrics.ORDERS_RESTING.set(sum(len(orders) for orders in self._working.values()))
 
     def _turn_hours(self) -> None:
         """End what a close or its own minutes end; let go what waited for an open."""
@@ -277,6 +283,7 @@ class OrderDesk:
                 if order.is_terminal:
                     self._settle(book)
                     self._file(book, order)
+        metrics.ORDERS_RESTING.set(sum(len(orders) for orders in self._working.values()))
 
     def _turn_day(self) -> None:
         """Empty the books when the market has gone over to another day."""
@@ -309,7 +316,16 @@ class OrderDesk:
         return contract
 
     def _touch(self, contract: Contract) -> Touch:
-        return touch_of(self._exchange.market, self._exchange.quotes, contract)
+        """Give the market of an instrument; the same one until the market's next step."""
+        quotes = self._exchange.quotes
+        if self._touched is not quotes:
+            self._touched = quotes
+            self._touches.clear()
+        touch = self._touches.get(contract.token)
+        if touch is None:
+            touch = touch_of(self._exchange.market, quotes, contract)
+            self._touches[contract.token] = touch
+        return touch
 
     def _is_open(self, exchange: str, at_ns: int) -> bool:
         return hours(exchange, at_ns, self._calendar) is Hours.OPEN

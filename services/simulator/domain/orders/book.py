@@ -467,13 +467,10 @@ class OrderBook:
         self.match(order, touch, at_ns)
 
     def _change(self, order: Order, touch: Touch, at_ns: int) -> bool:
-        change = order.change
-        if change is not None and change.quantity is not None and change.quantity <= order.filled:
-            # It was filled further while the modification was on its way.
+        reason = rules.change_reason(order, touch)
+        if reason is not None:
             order.change = None
-            order.enter(
-                order.working_status, at_ns, "Order modification was rejected: it is filled."
-            )
+            order.enter(order.working_status, at_ns, f"Order modification was rejected: {reason}")
             self._tell(order, UPDATE)
             return False
         was_trigger = order.has_trigger

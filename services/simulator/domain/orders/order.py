@@ -43,24 +43,28 @@ TERMINAL: Final = frozenset({Status.COMPLETE, Status.CANCELLED, Status.REJECTED}
 WORKING: Final = frozenset({Status.OPEN, Status.TRIGGER_PENDING, Status.AMO_RECEIVED})
 """Only in these can an order be modified or cancelled; in the others it is being processed."""
 
-_ANYWHERE: Final = frozenset({Status.COMPLETE, Status.CANCELLED})
+_ENDS_AT_EXCHANGE: Final = frozenset({Status.COMPLETE, Status.CANCELLED})
 _FOLLOWERS: Final[dict[Status, frozenset[Status]]] = {
-    Status.RECEIVED: frozenset({Status.VALIDATION_PENDING, Status.CANCELLED}),
+    Status.RECEIVED: frozenset({Status.VALIDATION_PENDING}),
     Status.AMO_RECEIVED: frozenset(
         {Status.RECEIVED, Status.CANCEL_PENDING, Status.MODIFY_VALIDATION_PENDING}
     ),
-    Status.VALIDATION_PENDING: frozenset({Status.OPEN_PENDING, Status.REJECTED, Status.CANCELLED}),
-    Status.OPEN_PENDING: frozenset(
-        {Status.OPEN, Status.TRIGGER_PENDING, Status.REJECTED, Status.CANCELLED}
+    Status.VALIDATION_PENDING: frozenset({Status.OPEN_PENDING, Status.REJECTED}),
+    Status.OPEN_PENDING: frozenset({Status.OPEN, Status.TRIGGER_PENDING}),
+    Status.TRIGGER_PENDING: frozenset(
+        {
+            Status.OPEN,
+            Status.CANCELLED,
+            Status.MODIFY_VALIDATION_PENDING,
+            Status.CANCEL_PENDING,
+        }
     ),
-    Status.TRIGGER_PENDING: _ANYWHERE
-    | {Status.OPEN, Status.MODIFY_VALIDATION_PENDING, Status.CANCEL_PENDING},
-    Status.OPEN: _ANYWHERE | {Status.MODIFY_VALIDATION_PENDING, Status.CANCEL_PENDING},
+    Status.OPEN: _ENDS_AT_EXCHANGE | {Status.MODIFY_VALIDATION_PENDING, Status.CANCEL_PENDING},
     # An order stays at the exchange while its modification or cancellation is on the way there.
-    Status.MODIFY_VALIDATION_PENDING: _ANYWHERE | {Status.MODIFY_PENDING, *WORKING},
-    Status.MODIFY_PENDING: _ANYWHERE | {Status.MODIFIED, *WORKING},
-    Status.MODIFIED: _ANYWHERE | WORKING,
-    Status.CANCEL_PENDING: _ANYWHERE | {Status.OPEN},
+    Status.MODIFY_VALIDATION_PENDING: _ENDS_AT_EXCHANGE | {Status.MODIFY_PENDING},
+    Status.MODIFY_PENDING: _ENDS_AT_EXCHANGE | {Status.MODIFIED, *WORKING},
+    Status.MODIFIED: _ENDS_AT_EXCHANGE | WORKING,
+    Status.CANCEL_PENDING: _ENDS_AT_EXCHANGE | {Status.OPEN},
 }
 
 

@@ -208,8 +208,27 @@ def risk_reason(order: Order, touch: Touch, available: int, required: int) -> st
             f"Insufficient funds. Required margin is {required / 100:.2f} but available margin "
             f"is {max(available, 0) / 100:.2f}. Check the orderbook for open orders."
         )
-    for name, price in (("price", order.price), ("trigger price", order.trigger)):
-        if price and not touch.lower_circuit <= price <= touch.upper_circuit:
+    return _circuit_reason(order.price, order.trigger, touch)
+
+
+def change_reason(order: Order, touch: Touch) -> str | None:
+    """Give why the exchange rejects the modification that has reached it; None when it does not.
+
+    Args:
+        order: With its `change`.
+        touch: The market of its instrument.
+    """
+    if order.change is None:
+        return None
+    wanted = merged(order, order.change)
+    if wanted.quantity <= order.filled:
+        return f"{order.filled} had been filled before the modification came."
+    return _circuit_reason(paise(wanted.price), paise(wanted.trigger_price), touch)
+
+
+def _circuit_reason(price: int, trigger: int, touch: Touch) -> str | None:
+    for name, value in (("price", price), ("trigger price", trigger)):
+        if value and not touch.lower_circuit <= value <= touch.upper_circuit:
             return (
                 f"Order {name} is out of the circuit limits: it must lie between "
                 f"{touch.lower_circuit / 100:.2f} and {touch.upper_circuit / 100:.2f}."
