@@ -156,8 +156,11 @@ class Order:
         self.tags = (*((ticket.tag,) if ticket.tag else ()), *system_tags)
         self.quantity = quantity
         self.order_type = ticket.order_type
-        self.price = paise(ticket.price)
-        self.trigger = paise(ticket.trigger_price)
+        # What an order type has no use for is not shown either.
+        priced = ticket.order_type in {OrderType.LIMIT, OrderType.SL}
+        self.price = paise(ticket.price) if priced else 0
+        stops = self.has_trigger or ticket.variety is Variety.CO
+        self.trigger = paise(ticket.trigger_price) if stops else 0
         self.validity = ticket.validity
         self.validity_ttl = ticket.validity_ttl
         self.disclosed = ticket.disclosed_quantity

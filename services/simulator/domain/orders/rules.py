@@ -223,7 +223,11 @@ def change_reason(order: Order, touch: Touch) -> str | None:
     wanted = merged(order, order.change)
     if wanted.quantity <= order.filled:
         return f"{order.filled} had been filled before the modification came."
-    return _circuit_reason(paise(wanted.price), paise(wanted.trigger_price), touch)
+    priced = wanted.order_type in {OrderType.LIMIT, OrderType.SL}
+    stops = wanted.order_type in {OrderType.SL, OrderType.SL_M}
+    return _circuit_reason(
+        paise(wanted.price) if priced else 0, paise(wanted.trigger_price) if stops else 0, touch
+    )
 
 
 def _circuit_reason(price: int, trigger: int, touch: Touch) -> str | None:
@@ -334,7 +338,7 @@ def _check_slices(quantity: int, contract: Contract) -> None:
 
 def _check_tick(price: float, name: str, contract: Contract) -> None:
     amount = paise(price)
-    off_paise = abs(price * 100 - amount) > 1e-4
+    off_paise = abs(price * 100 - amount) > 1e-6
     if off_paise or amount % contract.tick_paise:
         raise InputError(
             f"Invalid `{name}`. Tick size for this script is {contract.tick_paise / 100:.2f}. "
