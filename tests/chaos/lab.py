@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,11 @@ class Lab:
 
 @contextlib.asynccontextmanager
 async def running_lab(
-    folder: Path, shape: LabShape, variables: Mapping[str, str] | None = None
+    folder: Path,
+    shape: LabShape,
+    variables: Mapping[str, str] | None = None,
+    *,
+    on_made: Callable[["Lab"], None] = lambda _: None,
 ) -> AsyncIterator[Lab]:
     """Start a fleet for orders, wait until all of it is ready, and stop it.
 
@@ -179,9 +183,11 @@ async def running_lab(
         folder: For data and the log.
         shape: What runs.
         variables: Settings for all processes, over the lab's own.
+        on_made: Told where everything will be, before anything runs.
     """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # Before anything runs.
     lab = await _prepared(folder, shape, dict(variables or {}))
+    on_made(lab)
     with lab.log.open("w", encoding="utf-8") as log:
 
         def sink(name: str, line: str) -> None:
