@@ -32,12 +32,14 @@ class Contract:
         tradingsymbol: Of what.
         lot_size: Units.
         price: Rupees, near the market's when the run began.
+        low_price: Rupees, at which a purchase rests, and which the exchange still takes.
     """
 
     exchange: str
     tradingsymbol: str
     lot_size: int
     price: float
+    low_price: float
 
 
 @dataclass(slots=True)
@@ -176,7 +178,7 @@ class Load:
     def _commands(self, account: str, count: int) -> Iterator[dict[str, Any]]:
         """The commands of an account: mostly places, some of them changed or cancelled later."""
         choices = random.Random(f"{self.seed}:{account}")
-        resting: list[str] = []
+        resting: list[tuple[str, float]] = []
         for number in range(count):
             task_id = f"c{self.seed}-{number:05}"
             base = {
@@ -188,19 +190,21 @@ class Load:
             }
             dice = choices.random()
             if resting and dice < 0.06:
-                target = resting.pop(choices.randrange(len(resting)))
+                target, _ = resting.pop(choices.randrange(len(resting)))
                 yield {**base, "verb": "cancel", "target_task_id": target}
             elif resting and dice < 0.10:
-                target = choices.choice(resting)
-                yield {**base, "verb": "modify", "target_task_id": target, "price": 1.05}
+                target, low_price = choices.choice(resting)
+                price = round(low_price + 0.05 * choices.randint(1, 20), 2)
+                yield {**base, "verb": "modify", "target_task_id": target, "price": price}
             else:
-                place = self._place(choices)
-                if place["order_type"] == "LIMIT" and place["price"] == 1.0:
-                    resting.append(task_id)
+                contract = choices.choice(self.contracts)
+                place = self._place(contract, choices)
+                if place.get("price") == contract.low_price:
+                    resting.append((task_id, contract.low_price))
                 yield {**base, **place}
 
-    def _place(self, choices: random.Random) -> dict[str, Any]:
-        contract = choices.choice(self.contracts)
+    @staticmethod
+    def _place(contract: Contract, choices: random.Random) -> dict[str, Any]:
         order: dict[str, Any] = {
             "verb": "place",
             "exchange": contract.exchange,
@@ -219,7 +223,8 @@ class Load:
         if kind < 0.8:
             return {**order, "order_type": "LIMIT", "price": contract.price}
         # Far below the market: it rests, and is changed or cancelled later.
-        return {**order, "transaction_type": "BUY", "order_type": "LIMIT", "price": 1.0}
+        low = {"transaction_type": "BUY", "order_type": "LIMIT", "price": contract.low_price}
+        return {**order, **low}
 
 
 class _Pace:

@@ -237,10 +237,22 @@ async def contracts(lab: Lab, bus: Bus) -> list[Contract]:
             await asyncio.sleep(_LOOK_SECONDS)
     quotes = answer.raise_for_status().json()["data"]
     return [
-        Contract(row["exchange"], row["tradingsymbol"], row["lot_size"], quotes[key]["last_price"])
+        Contract(
+            row["exchange"],
+            row["tradingsymbol"],
+            row["lot_size"],
+            quotes[key]["last_price"],
+            _low(quotes[key]),
+        )
         for row, key in zip(chosen, keys, strict=True)
         if key in quotes
     ]
+
+
+def _low(quote: Mapping[str, float]) -> float:
+    """A price far below the market, on the tick, that the exchange takes for the whole run."""
+    low = max(1.2 * quote["lower_circuit_limit"], 0.4 * quote["last_price"])
+    return round(round(low / 0.05) * 0.05, 2)
 
 
 async def session_of(lab: Lab, bus: Bus) -> KiteSession:
