@@ -83,7 +83,7 @@ class Load:
         ):
             share, rest = divmod(self.count, len(self.accounts))
             for number, account in enumerate(self.accounts):
-                commands = self._commands(account, share + (number < rest))
+                commands = self.commands(account, share + (number < rest))
                 pace = _Pace(self.per_second)
                 for _ in range(_SENDERS_PER_ACCOUNT):
                     group.create_task(self._send_all(client, commands, pace))
@@ -175,8 +175,11 @@ class Load:
             return "bus away"
         return "stored"
 
-    def _commands(self, account: str, count: int) -> Iterator[dict[str, Any]]:
-        """The commands of an account: mostly places, some of them changed or cancelled later."""
+    def commands(self, account: str, count: int) -> Iterator[dict[str, Any]]:
+        """The commands of an account: mostly places, some of them changed or cancelled later.
+
+        The same ones for the same seed, but for their times.
+        """
         choices = random.Random(f"{self.seed}:{account}")
         resting: list[tuple[str, float]] = []
         for number in range(count):

@@ -38,10 +38,12 @@ async def sabotage(
         longest_seconds: Between two blows.
     """
     choices = random.Random(f"{seed}:sabotage")
-    weights = [weight for weight, _, _ in BLOWS]
+    present = {NATS, POSTGRES, *(spec.service for spec in lab.specs)}
+    blows = [blow for blow in BLOWS if blow[1] in present]
+    weights = [weight for weight, _, _ in blows]
     thawing: set[asyncio.Task[None]] = set()
     while not await sleep_unless(stop, choices.uniform(shortest_seconds, longest_seconds)):
-        _, service, number = choices.choices(BLOWS, weights)[0]
+        _, service, number = choices.choices(blows, weights)[0]
         name = choices.choice(lab.names(service) or [service])
         if lab.signal(name, number) and number == signal.SIGSTOP:
             task = asyncio.create_task(_thaw(lab, name, stop))
