@@ -15,7 +15,6 @@ from libs.common.database import DatabaseUnavailableError
 from libs.common.domain.clock import NS_PER_SECOND, Clock, ist_datetime
 from libs.common.domain.market_calendar import CALENDAR, MarketCalendar
 from libs.common.domain.order_answers import BrokerOrder, OrderRowError, read_order_row
-from libs.common.errors import RetryableError
 from libs.common.kite.orders import OrderCallError
 from libs.common.lifecycle import changed_or_stopped
 from libs.common.resilience.backoff import Backoff
@@ -25,7 +24,7 @@ from services.orders.broker_tables import BrokerTables
 from services.orders.domain.broker_rows import OrderRow, TradeRow, order_rows, trade_rows
 from services.orders.domain.differences import Confirmation, Difference, compare, our_tags
 from services.orders.domain.sync_schedule import Reading, SyncSchedule, next_close_ns
-from services.orders.errors import AccountLostError, NoSessionError
+from services.orders.errors import AccountLostError
 
 # Kite allows ten reads a second and key; the reconciler reads with the rest of them.
 READS_PER_SECOND: Final = 3
@@ -37,7 +36,7 @@ _FIRST_PAUSE_SECONDS: Final = 1.0
 
 log = logs.get_logger(__name__)
 
-Report = Callable[[AccountEvent], Awaitable[None]]
+Report = Callable[[AccountEvent], None]
 T = TypeVar("T")
 
 
@@ -62,7 +61,7 @@ class AccountReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What one full reading gave.
+    """What one reading of the book gave.
 
     Attributes:
         orders: In the broker's book.
@@ -85,7 +84,7 @@ class BrokerSync:
         account: Whose.
         broker: Gives the present session's broker; None while there is no session.
         tables: Where it is kept.
-        report: Publishes what people should know.
+        report: Tells people; takes it over whatever the bus does.
         clock: Of the moments that are stored.
         book_seconds: Between two readings of orders, trades and positions.
         funds_seconds: Between two readings of holdings and margins.
@@ -135,7 +134,7 @@ class BrokerSync:
         self._stored_trades: dict[str, TradeRow] = {}
 
     def order_happened(self) -> None:
-        """Something happened to an order of the account: read the book soon."""
+        """Something happened to an order of the account: read the book soon, once for many."""
         self._schedule.happened(time.monotonic_ns())
         self._woken.set()
 
@@ -156,18 +155,30 @@ class BrokerSync:
                 # What failed is due again by itself.
                 self._schedule.closed(self._next_close())
 
-    async def sync(self) -> Synced:
-        """Read everything now, for somebody who asks.
+    async def sync(self) -> dict[str, Any]:
+        """Read everything now, for somebody who asks; gives what was found.
 
         Raises:
-            OrderCallError: The broker gave no answer to rely on.
             DatabaseUnavailableError: PostgreSQL is away.
-            NoSessionError: There is no session to read with.
         """
-        async with self._one_at_a_time:
-            synced = await self._read_book(self._session())
-            await self._read_funds(self._session())
-        return synced
+        broker = self._broker()
+        if broker is None:
+            return {"stored": False, "reason": f"account {self._account} has no session"}
+        try:
+            async with self._one_at_a_time:
+                synced = await self._read_book(broker)
+                await self._read_funds(broker)
+        except (OrderCallError, AccountLostError) as error:
+            return {"stored": False, "reason": str(error)}
+        return {
+            "stored": True,
+            "orders": synced.orders,
+            "trades": synced.trades,
+            "differences": [
+                {"code": d.code.value, "message": d.message, **d.evidence}
+                for d in synced.differences
+            ],
+        }
 
     async def _attempt(self, reading: Reading) -> None:
         """Do one reading, and say when it is due again."""
@@ -188,9 +199,6 @@ class BrokerSync:
             self._failed(reading, "database", str(error))
         except AccountLostError as error:
             self._failed(reading, "lost", str(error))
-        except RetryableError as error:
-            # The rest is in place; what could not be told is told after the next look.
-            self._failed(reading, "report", str(error))
         else:
             self._backoff.reset()
             self._schedule.done(reading, began_ns)
@@ -225,7 +233,7 @@ class BrokerSync:
         seen = compare(book, ledger)
         metrics.DIFFERENCES.labels(account=self._account).set(len(seen))
         for difference in self._confirmation.confirmed(now.date(), seen):
-            await self._report(
+            self._report(
                 AccountEvent(
                     account=self._account,
                     kind="difference",
@@ -235,7 +243,6 @@ class BrokerSync:
                     at_ns=self._clock.now_ns(),
                 )
             )
-            self._confirmation.reported(difference)
             metrics.DIFFERENCES_TOTAL.labels(
                 account=self._account, code=difference.code.value
             ).inc()
@@ -262,12 +269,6 @@ class BrokerSync:
         while (wait_ns := self._reads.try_acquire(time.monotonic_ns())) > 0:  # noqa: ASYNC110  # A limit has no event.
             await asyncio.sleep(wait_ns / NS_PER_SECOND)
         return await call()
-
-    def _session(self) -> AccountReader:
-        broker = self._broker()
-        if broker is None:
-            raise NoSessionError(self._account)
-        return broker
 
     def _failed(self, reading: Reading, reason: str, message: str) -> None:
         metrics.SYNC_FAILURES_TOTAL.labels(

@@ -59,18 +59,6 @@ class OrderNumberTakenError(RejectedError):
         self.reason = reason
 
 
-class NoSessionError(RetryableError):
-    """There is no session to speak to the broker with.
-
-    Attributes:
-        account: Whose.
-    """
-
-    def __init__(self, account: str) -> None:
-        super().__init__(f"account {account} has no session; log it in: tickfleet login {account}")
-        self.account = account
-
-
 class AccountLostError(RetryableError):
     """Another process has the account's orders now.
 

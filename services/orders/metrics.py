@@ -87,8 +87,7 @@ SYNCED_TIMESTAMP_SECONDS = Gauge(
     "tickfleet_orders_synced_timestamp_seconds", "Last reading stored", ["account", "reading"]
 )
 # session: log the account in; limited: somebody else reads with the account's key; network, server:
-# the broker; database: PostgreSQL; report: NATS; lost: another worker took over. All are tried
-# again.
+# the broker; database: PostgreSQL; lost: another worker took over. All are tried again.
 SYNC_FAILURES_TOTAL = Counter(
     "tickfleet_orders_sync_failures_total", "Readings that failed", ["account", "reading", "reason"]
 )

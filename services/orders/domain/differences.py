@@ -192,7 +192,7 @@ class Confirmation:
         self._reported: set[tuple[str, str | None, str | None]] = set()
 
     def confirmed(self, day: date, seen: Sequence[Difference]) -> list[Difference]:
-        """Give what is to be reported after this look, until `reported` says that it was.
+        """Give what is to be reported after this look.
 
         Args:
             day: The exchange's date; a new one begins anew.
@@ -207,11 +207,8 @@ class Confirmation:
             if difference in self._before and difference.key not in self._reported
         }
         self._before = frozenset(seen)
+        self._reported.update(news)
         return list(news.values())
-
-    def reported(self, difference: Difference) -> None:
-        """One was told to people; not again today."""
-        self._reported.add(difference.key)
 
 
 def _parents(rows: list[BrokerOrder]) -> list[BrokerOrder]:

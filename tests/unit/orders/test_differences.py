@@ -204,38 +204,22 @@ def differences_of(*numbers: int) -> list[Difference]:
     return compare([], [ledger_order(number) for number in numbers])
 
 
-def confirm(confirmation: Confirmation, day: date, seen: list[Difference]) -> list[Difference]:
-    """One look of which everything that should be told is told."""
-    news = confirmation.confirmed(day, seen)
-    for difference in news:
-        confirmation.reported(difference)
-    return news
-
-
 def test_difference_is_told_at_the_second_look_and_never_again_that_day():
     confirmation, seen = Confirmation(), differences_of(1)
 
-    looks = [confirm(confirmation, TODAY, seen) for _ in range(5)]
+    looks = [confirmation.confirmed(TODAY, seen) for _ in range(5)]
 
     assert looks == [[], seen, [], [], []]
 
 
-def test_difference_that_could_not_be_told_is_told_after_the_next_look():
-    confirmation, seen = Confirmation(), differences_of(1)
-    confirmation.confirmed(TODAY, seen)
-
-    assert confirmation.confirmed(TODAY, seen) == seen
-    assert confirmation.confirmed(TODAY, seen) == seen
-
-
 def test_new_day_begins_anew():
     confirmation, seen = Confirmation(), differences_of(1)
-    confirm(confirmation, TODAY, seen)
-    confirm(confirmation, TODAY, seen)
+    confirmation.confirmed(TODAY, seen)
+    confirmation.confirmed(TODAY, seen)
     tomorrow = date(2026, 11, 25)
 
-    assert confirm(confirmation, tomorrow, seen) == []
-    assert confirm(confirmation, tomorrow, seen) == seen
+    assert confirmation.confirmed(tomorrow, seen) == []
+    assert confirmation.confirmed(tomorrow, seen) == seen
 
 
 @given(st.lists(st.sets(st.integers(1, 5)), max_size=12))
@@ -243,7 +227,7 @@ def test_only_what_two_looks_in_a_row_saw_is_told_and_each_once(looks):
     confirmation, told = Confirmation(), []
     before: set[int] = set()
     for look in looks:
-        news = confirm(confirmation, TODAY, differences_of(*look))
+        news = confirmation.confirmed(TODAY, differences_of(*look))
         assert {d.task_id for d in news} <= {f"task-{number}" for number in look & before}
         told += [d.key for d in news]
         before = look
