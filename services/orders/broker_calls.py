@@ -150,9 +150,7 @@ class BrokerCalls:
         failure = CallFailure(exception, None, message, request_sent=False)
         return CallEnd(outcome=Outcome.NOT_SENT, failure=failure)
 
-    def _failed(
-        self, verb: Verb, term: int, broker: OrderBroker, failure: CallFailure
-    ) -> CallEnd:
+    def _failed(self, verb: Verb, term: int, broker: OrderBroker, failure: CallFailure) -> CallEnd:
         outcome = classify(failure)
         metrics.CALLS_TOTAL.labels(
             account=self._account, call=verb.value, outcome=outcome.value

@@ -28,6 +28,15 @@ class StaleTaskError(RetryableError):
         self.task_id = task_id
 
 
+class TaskGoneError(RejectedError):
+    """The task is no longer in the ledger, from which nothing is ever deleted by the fleet."""
+
+    def __init__(self, account: str, task_id: str) -> None:
+        super().__init__(f"task {task_id} of account {account} is no longer in the ledger")
+        self.account = account
+        self.task_id = task_id
+
+
 class KeyTakenError(RejectedError):
     """The key belongs to another command; this one is not carried out.
 

@@ -13,7 +13,6 @@ from libs.common.contracts.orders import CancelOrder, OrderState, PlaceOrder
 from libs.common.database import DatabaseUnavailableError
 from libs.common.kite.orders import OrderBroker
 from libs.common.lifecycle import changed_or_stopped
-from services.orders import metrics
 from services.orders.broker_calls import BrokerCalls, CallEnd
 from services.orders.check_desk import CheckDesk
 from services.orders.checkpoint import Checkpoint, Step
@@ -29,7 +28,12 @@ from services.orders.domain.lifecycle_events import (
     SessionRenewed,
     Tick,
 )
-from services.orders.errors import OrderNumberTakenError, OrderRefusedError, StaleTaskError
+from services.orders.errors import (
+    OrderNumberTakenError,
+    OrderRefusedError,
+    StaleTaskError,
+    TaskGoneError,
+)
 from services.orders.journal import Journal, jitter
 from services.orders.lanes import Lanes
 from services.orders.target_orders import Found, Gone, TargetOrders, Waits
@@ -71,6 +75,7 @@ class Executor:
         targets: Finds the orders that changes and cancellations are about.
         checkpoint: See `checkpoint.Step`.
         stop: When it is set nothing more is sent; calls under way end.
+        failed: Set when something unexpected ended a line.
     """
 
     def __init__(
@@ -82,8 +87,9 @@ class Executor:
         targets: TargetOrders,
         checkpoint: Checkpoint,
         stop: asyncio.Event,
+        failed: asyncio.Event,
     ) -> None:
-        self.tasks = OwnedTasks()
+        self.tasks = OwnedTasks(failed=failed)
         self._journal = journal
         self._calls = calls
         self._checks = checks
@@ -111,14 +117,17 @@ class Executor:
                 task.changed.clear()
                 if task.intents and not _unsent(task):
                     return
-                pause_seconds = await turn(task)
+                try:
+                    pause_seconds = await turn(task)
+                except StaleTaskError:
+                    continue  # It was read anew.
                 if pause_seconds is not None:
                     pause_seconds = min(max(pause_seconds, 0.001), _LOOK_SECONDS)
                     await changed_or_stopped(task.changed, self._stop, pause_seconds)
         except DatabaseUnavailableError as error:
             # Only while stopping. Its row says what may have happened.
             log.warning("order.left", task_id=task.task_id, reason=error.reason)
-        except (OrderNumberTakenError, StaleTaskError) as error:
+        except (OrderNumberTakenError, TaskGoneError) as error:
             # Reported where it was found; the reconciler and people have the rest.
             log.error("order.left", task_id=task.task_id, reason=str(error))
 

@@ -1,9 +1,9 @@
-"""Moves tasks: what the domain decides goes into the ledger, then into memory, then to everybody."""
+"""Moves tasks: what the domain decides goes into the ledger, into memory, and to everybody."""
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from libs.common import logs
@@ -14,7 +14,8 @@ from libs.common.lifecycle import sleep_unless
 from libs.common.resilience.backoff import Backoff
 from services.orders import dead_letters, metrics
 from services.orders.domain.intent import Intent, replacement_of
-from services.orders.domain.lifecycle import (
+from services.orders.domain.lifecycle import advance
+from services.orders.domain.lifecycle_events import (
     AskAPerson,
     DeadLetter,
     Event,
@@ -23,10 +24,9 @@ from services.orders.domain.lifecycle import (
     Reconcile,
     Recovered,
     Resend,
-    advance,
 )
-from services.orders.domain.lifecycle import Step as Decision
-from services.orders.errors import OrderNumberTakenError, StaleTaskError
+from services.orders.domain.lifecycle_events import Step as Decision
+from services.orders.errors import OrderNumberTakenError, StaleTaskError, TaskGoneError
 from services.orders.ledger import Ledger
 from services.orders.outbox import Outbox
 from services.orders.task import Task, TaskChange
@@ -114,18 +114,59 @@ class Journal:
         self._follow(task, decisions)
         return decisions[-1]
 
-    async def write(self, task: Task, change: TaskChange) -> None:
-        """Write a change of a task whose lock the caller holds.
+    async def open(
+        self, task: Task, intents: Sequence[Intent], events: Sequence[Sequence[Event]]
+    ) -> Intent:
+        """Let events happen to several requests in one transaction; the lock is the caller's.
+
+        Args:
+            task: Whose requests; new ones and, prepared anew, ones that have not left.
+            intents: The requests.
+            events: What happens to each.
+
+        Returns:
+            The first request, as it is afterwards.
 
         Raises:
-            StaleTaskError: Somebody else has changed the task, which was read anew.
+            StaleTaskError: Somebody else has changed the task, which was read anew; nothing of
+                this happened.
             DatabaseUnavailableError: The process stops and the ledger does not come back.
         """
+        decisions: list[Decision] = []
+        after: list[Intent] = []
+        for intent, happened in zip(intents, events, strict=True):
+            for event in happened:
+                decision = advance(intent, event, self._rules)
+                decisions.append(decision)
+                intent = decision.intent  # noqa: PLW2901  # One event follows another.
+            after.append(intent)
+        tell: list[tuple[PublishEvent, Intent | None]] = [
+            (effect, decision.intent)
+            for decision in decisions
+            for effect in decision.effects
+            if isinstance(effect, PublishEvent)
+        ]
+        checked = [pair for pair in tell if pair[0].kind == "checked"]
+        if len(checked) > 1:
+            # Sliced: one word about all of them, not one each.
+            sizes = [intent.quantity for _, intent in checked if intent is not None]
+            whole = PublishEvent(kind="checked", evidence={"slices": sizes})
+            tell = [(whole, None), *(pair for pair in tell if pair not in checked)]
+        # The first comes last: the task's own words follow it.
+        change = task.change(
+            *reversed(after),
+            tell=tell,
+            at_ns=time.time_ns(),
+            code=after[0].code,
+            message=after[0].message,
+        )
         try:
             await self._write(task, change)
         except StaleTaskError:
             await self._reload(task)
             raise
+        self._follow(task, decisions)
+        return after[0]
 
     async def tell(
         self,
@@ -175,7 +216,7 @@ class Journal:
         ]
         if not tell and not replacements and not _differs(task.intent(last.leg), last):
             task.remember(last)
-            task.changed.set()
+            task.wake()
             return
         await self._write(task, task.change(*replacements, last, tell=tell, at_ns=at_ns))
 
@@ -210,7 +251,7 @@ class Journal:
             except DatabaseUnavailableError:
                 await self._wait_for_ledger(backoff)
         if not found:
-            raise StaleTaskError(self._account, task.task_id)
+            raise TaskGoneError(self._account, task.task_id)
         task.refresh(found[0])
         self._book.note(task)
         log.warning("task.overtaken", account=self._account, task_id=task.task_id)

@@ -16,6 +16,7 @@ from libs.common.contracts import codec
 from libs.common.contracts.orders import DeadLetter, OrderCommand, OrderEvent, OrderState
 from libs.common.database import Database
 from services.orders.domain.intent import Intent, Verb
+from services.orders.domain.order_limits import OrderUse
 from services.orders.domain.send_budget import PastSend
 from services.orders.errors import KeyTakenError, OrderNumberTakenError, StaleTaskError
 from services.orders.task import Task, TaskChange, command_values
@@ -83,7 +84,7 @@ SELECT command, fingerprint, state, code, message, stream_sequence, event_count,
        accepted_at, account, task_id
 FROM order_tasks WHERE """
 _UNSETTLED: Final = (
-    _TASKS
+    _TASKS  # noqa: S608
     + f"""account = $1 AND (state NOT IN {_SETTLED} OR EXISTS (
     SELECT 1 FROM order_intents i WHERE i.account = $1 AND i.task_id = order_tasks.task_id
     AND i.state NOT IN {_SETTLED}))
@@ -106,10 +107,19 @@ SELECT e.at, i.verb, i.order_id, i.parameters FROM order_events e
 JOIN order_intents i ON i.tag = e.tag
 WHERE e.account = $1 AND e.kind = 'sending' AND e.at >= $2 ORDER BY e.at
 """
-_PLACED_TODAY: Final = """
-SELECT account, task_id, command, state, accepted_at FROM order_tasks
-WHERE account = $1 AND verb = 'place' AND accepted_at >= $2 ORDER BY stream_sequence
+_SENDERS: Final = """
+SELECT t.user_name FROM order_events e
+JOIN order_intents i ON i.tag = e.tag AND i.verb = 'place'
+JOIN order_tasks t ON t.account = i.account AND t.task_id = i.task_id
+WHERE e.account = $1 AND e.kind = 'sending' AND e.at >= $2
 """
+_ELSEWHERE: Final = f"""
+SELECT count(*) FILTER (WHERE i.state NOT IN {_SETTLED} OR i.attempts > 0) AS today,
+       count(*) FILTER (WHERE i.state NOT IN {_SETTLED}) AS open
+FROM order_tasks t JOIN order_intents i ON i.account = t.account AND i.task_id = t.task_id
+WHERE t.user_name = $1 AND t.account <> $2 AND t.accepted_at >= $3 AND i.verb = 'place'
+"""  # noqa: S608
+_RECENT: Final = _TASKS + "account = $1 AND verb = 'place' AND accepted_at >= $2"
 _UNPUBLISHED: Final = """
 SELECT body FROM order_events WHERE account = $1 AND NOT is_published
 ORDER BY at, task_id, seq LIMIT $2
@@ -120,7 +130,8 @@ FROM unnest($2::text[], $3::integer[]) AS done(task_id, seq)
 WHERE e.account = $1 AND e.task_id = done.task_id AND e.seq = done.seq
 """
 _BURY: Final = """
-INSERT INTO order_dead_letters (account, task_id, stream_sequence, code, message, field, command, at)
+INSERT INTO order_dead_letters
+    (account, task_id, stream_sequence, code, message, field, command, at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (account, stream_sequence) DO NOTHING
 """
 
@@ -258,20 +269,23 @@ class Ledger:
             for row in rows
         ]
 
-    async def placed_since(
-        self, account: str, since_ns: int
-    ) -> list[tuple[OrderCommand, OrderState, int]]:
-        """The placements taken since then: command, state, and when (epoch ns)."""
+    async def senders(self, account: str, since_ns: int) -> list[str]:
+        """The user of each placement that left for an account since then."""
         async with self._database.acquire() as connection:
-            rows = await connection.fetch(_PLACED_TODAY, account, _moment(since_ns))
-        return [
-            (
-                _command(row["command"]),
-                OrderState(row["state"]),
-                _ns(row["accepted_at"]) or 0,
-            )
-            for row in rows
-        ]
+            rows = await connection.fetch(_SENDERS, account, _moment(since_ns))
+        return [row["user_name"] for row in rows]
+
+    async def use_elsewhere(self, user: str, account: str, since_ns: int) -> OrderUse:
+        """What a user has ordered since then for all accounts but this one."""
+        async with self._database.acquire() as connection:
+            row = await connection.fetchrow(_ELSEWHERE, user, account, _moment(since_ns))
+        return OrderUse(orders_today=row["today"], open_orders=row["open"]) if row else OrderUse()
+
+    async def placed_since(self, account: str, since_ns: int) -> list[Task]:
+        """The placements of an account taken since then, settled ones too."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(_RECENT, account, _moment(since_ns))
+            return await _tasks(connection, account, rows)
 
     async def unpublished(self, account: str, limit: int) -> list[OrderEvent]:
         """Events that nobody may have been told of yet, oldest first."""

@@ -84,7 +84,11 @@ class Outbox:
                 try:
                     await self._tell()
                     backoff.reset()
-                except (BusUnavailableError, RequestTimeoutError, DatabaseUnavailableError) as error:
+                except (
+                    BusUnavailableError,
+                    RequestTimeoutError,
+                    DatabaseUnavailableError,
+                ) as error:
                     self._events.clear()
                     self._must_read = True
                     log.info("outbox.waits", account=self._account, reason=str(error))
@@ -135,9 +139,7 @@ class Outbox:
                 )
             except RefusedError as error:
                 # For its size: the evidence is too large. The ledger has it whole.
-                log.error(
-                    "outbox.refused", task_id=event.task_id, seq=event.seq, reason=str(error)
-                )
+                log.error("outbox.refused", task_id=event.task_id, seq=event.seq, reason=str(error))
         self._checkpoint(Step.PUBLISHED_NOT_NOTED)
         await self._ledger.note_published(self._account, events)
 

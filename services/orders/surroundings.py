@@ -130,7 +130,7 @@ class Switches:
 
     def __init__(self, bus: Bus, on_change: Callable[[str], None] = lambda _: None) -> None:
         self.mirror = Mirror(bus, streams.ORDER_CONTROLS.name, self._changed)
-        self._on_change = on_change
+        self.on_change = on_change
         self._controls: dict[str, OrderControls] = {}
 
     def of(self, account: str) -> OrderControls:
@@ -152,7 +152,7 @@ class Switches:
                     reason="its entry in order_controls cannot be read: switch it anew",
                     at_ns=time.time_ns(),
                 )
-        self._on_change(account)
+        self.on_change(account)
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):

@@ -113,9 +113,7 @@ class TargetOrders:
                 f"task {target.task_id} placed no order: name the task that did",
                 "target_task_id",
             )
-        if command.leg is not None and (
-            not isinstance(command, CancelOrder) or target.intents
-        ):
+        if command.leg is not None and (not isinstance(command, CancelOrder) or target.intents):
             if target.intents and not target.placed(command.leg):
                 raise OrderRefusedError(
                     "unknown_leg",
@@ -148,7 +146,9 @@ class TargetOrders:
                 )
         return [0]
 
-    async def _load(self, *, task_id: str | None = None, order_id: str | None = None) -> Task | None:
+    async def _load(
+        self, *, task_id: str | None = None, order_id: str | None = None
+    ) -> Task | None:
         """Find a task, in the ledger when it is not in memory."""
         if task_id is not None:
             known = self._book.get(task_id)
@@ -180,15 +180,22 @@ class TargetOrders:
         if target is None:
             return Gone("unknown_task", f"there is no task {command.target_task_id}")
         leg = intent.leg if isinstance(command, CancelOrder) else command.leg
-        return self._of_leg(target, leg)
+        found = self._of_leg(target, leg)
+        if isinstance(found, Waits):
+            target.followers.add(task)
+        else:
+            target.followers.discard(task)
+        return found
 
     def _of_leg(self, target: Task, leg: int) -> Found | Waits | Gone:
         placed = target.placed(leg)
         if not placed:
             if target.is_settled:
                 return _never_came(target, target.code, target.message)
-            return Waits() if not target.intents else Gone(
-                "unknown_leg", f"task {target.task_id} has no leg {leg}"
+            return (
+                Waits()
+                if not target.intents
+                else Gone("unknown_leg", f"task {target.task_id} has no leg {leg}")
             )
         order = placed[0]
         if order.order_id is not None:

@@ -8,7 +8,8 @@ import msgspec
 
 from libs.common.contracts.orders import OrderCommand, OrderEvent, OrderState, PlaceOrder
 from services.orders.domain.intent import SETTLED, Intent
-from services.orders.domain.lifecycle import PublishEvent, task_state
+from services.orders.domain.lifecycle_events import PublishEvent
+from services.orders.domain.task_states import task_state
 
 # Before its requests exist nothing of the task can be in any other of these.
 _UNSENT = frozenset(
@@ -53,6 +54,7 @@ class Task:
         lock: Held by whoever changes it.
         changed: Set when something has changed; whoever waits for it clears it first.
         is_withdrawn: A cancellation came before anything was sent.
+        followers: Tasks that wait for this one: they are told of every change.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Task:
         fingerprint: str,
         stream_sequence: int,
         accepted_at_ns: int,
+        stored_at_ns: int = 0,
         state: OrderState = OrderState.PENDING,
         code: str = "",
         message: str = "",
@@ -81,6 +84,8 @@ class Task:
         self.lock = asyncio.Lock()
         self.changed = asyncio.Event()
         self.is_withdrawn = False
+        self.followers: set[Task] = set()
+        self._stored_at_ns = stored_at_ns
         self._intents = {intent.leg: intent for intent in intents}
         # Events of a task are told in this order even when the machine's clock steps back.
         self._last_event_ns = accepted_at_ns
@@ -115,6 +120,17 @@ class Task:
             intent.state in _UNSENT or (intent.is_settled and not intent.attempts)
             for intent in self._intents.values()
         )
+
+    def take_stored_at_ns(self) -> int:
+        """When its command was stored, epoch ns, for the figures; 0 for unknown, and later on."""
+        stored_at_ns, self._stored_at_ns = self._stored_at_ns, 0
+        return stored_at_ns
+
+    def wake(self) -> None:
+        """Tell whoever waits that something has changed."""
+        self.changed.set()
+        for follower in self.followers:
+            follower.changed.set()
 
     def intent(self, leg: int) -> Intent | None:
         """The request with this number."""
@@ -168,12 +184,10 @@ class Task:
             code, message = (
                 (intents[-1].code, intents[-1].message) if intents else (self.code, self.message)
             )
-        events = []
+        events: list[OrderEvent] = []
         for event, intent in tell:
             self._last_event_ns = max(at_ns, self._last_event_ns)
-            events.append(
-                self._event(event, intent, state, self.event_count + 1 + len(events))
-            )
+            events.append(self._event(event, intent, state, self.event_count + 1 + len(events)))
         return TaskChange(
             state=state,
             code=code,
@@ -190,7 +204,7 @@ class Task:
         self.event_count += len(change.events)
         for intent in change.intents:
             self._intents[intent.leg] = intent
-        self.changed.set()
+        self.wake()
 
     def remember(self, *intents: Intent) -> None:
         """Take over what the ledger need not know, such as how often an order was looked for."""
@@ -204,7 +218,7 @@ class Task:
         self.message = other.message
         self.event_count = other.event_count
         self._intents = {intent.leg: intent for intent in other.intents}
-        self.changed.set()
+        self.wake()
 
     def _event(
         self, event: PublishEvent, intent: Intent | None, state: OrderState, seq: int

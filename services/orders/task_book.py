@@ -5,6 +5,7 @@ from typing import Final
 
 from libs.common.contracts.orders import OrderState, PlaceOrder
 from services.orders.domain.check_context import RecentOrder
+from services.orders.domain.checks import recent_of
 from services.orders.domain.intent import Intent, Verb
 from services.orders.domain.order_limits import OrderUse
 from services.orders.task import Task
@@ -63,7 +64,7 @@ class TaskBook:
         self._tasks[task.task_id] = task
         self.note(task)
         if isinstance(task.command, PlaceOrder):
-            self._recent[task.task_id] = _recent(task, task.command)
+            self._recent[task.task_id] = recent_of(task.command, task.accepted_at_ns)
             while len(self._recent) > RECENT_KEPT:
                 del self._recent[next(iter(self._recent))]
         return task
@@ -108,9 +109,9 @@ class TaskBook:
                 continue
             intents = task.placed()
             open_orders += sum(not intent.is_settled for intent in intents) or (not intents)
-            unsent += sum(
-                not intent.attempts and not intent.is_settled for intent in intents
-            ) or (not intents)
+            unsent += sum(not intent.attempts and not intent.is_settled for intent in intents) or (
+                not intents
+            )
         return OrderUse(orders_today=sent_today + unsent, open_orders=open_orders)
 
     def counts(self) -> dict[str, int]:
@@ -148,19 +149,3 @@ class TaskBook:
             self._by_tag.pop(intent.tag, None)
             if intent.order_id is not None and intent.verb is Verb.PLACE:
                 self._by_number.pop(intent.order_id, None)
-
-
-def _recent(task: Task, command: PlaceOrder) -> RecentOrder:
-    return RecentOrder(
-        task_id=task.task_id,
-        user=command.user,
-        exchange=command.exchange.value,
-        tradingsymbol=command.tradingsymbol,
-        transaction_type=command.transaction_type,
-        quantity=command.quantity,
-        product=command.product,
-        order_type=command.order_type,
-        price=command.price,
-        trigger_price=command.trigger_price,
-        at_ns=task.accepted_at_ns,
-    )
