@@ -14,7 +14,7 @@ from libs.common.contracts.orders import AccountEvent
 from libs.common.database import DatabaseUnavailableError
 from libs.common.domain.clock import NS_PER_SECOND, Clock, ist_datetime
 from libs.common.domain.market_calendar import CALENDAR, MarketCalendar
-from libs.common.domain.order_answers import BrokerOrder, OrderRowError, read_order_row
+from libs.common.domain.order_answers import BrokerOrder
 from libs.common.kite.orders import OrderCallError
 from libs.common.lifecycle import changed_or_stopped
 from libs.common.resilience.backoff import Backoff
@@ -43,8 +43,8 @@ T = TypeVar("T")
 class AccountReader(Protocol):
     """The part of an OrderBroker that changes nothing; every method raises OrderCallError."""
 
-    async def orders(self) -> list[dict[str, Any]]:
-        """All orders of the day, as rows."""
+    async def orders(self) -> list[BrokerOrder]:
+        """The order book: all orders of the day, or an error."""
 
     async def trades(self) -> list[dict[str, Any]]:
         """All trades of the day, as rows."""
@@ -205,13 +205,12 @@ class BrokerSync:
 
     async def _read_book(self, broker: AccountReader) -> Synced:
         now = ist_datetime(self._clock.now_ns())
-        sent = await self._paced(broker.orders)
+        book = await self._paced(broker.orders)
         trades = await self._paced(broker.trades)
         positions = await self._paced(broker.positions)
-        book, unreadable = _readable(sent)
         orders = order_rows(book, now)
         fills, unusable = trade_rows(trades, now)
-        metrics.SYNC_BAD_ROWS_TOTAL.labels(account=self._account).inc(unreadable + unusable)
+        metrics.SYNC_BAD_ROWS_TOTAL.labels(account=self._account).inc(unusable)
         if not self._owns():
             raise AccountLostError(self._account)
         await self._tables.store_book(
@@ -222,7 +221,7 @@ class BrokerSync:
         )
         self._stored_orders = {row.order_id: row for row in orders}
         self._stored_trades = {row.trade_id: row for row in fills}
-        differences = await self._compared(now, book) if not unreadable else []
+        differences = await self._compared(now, book)
         self._note(Reading.BOOK)
         return Synced(len(orders), len(fills), tuple(differences))
 
@@ -297,18 +296,6 @@ class BrokerSync:
             self._calendar, ist_datetime(now_ns), margin_seconds=CLOSE_MARGIN_SECONDS
         )
         return None if close_ns is None else time.monotonic_ns() + (close_ns - now_ns)
-
-
-def _readable(rows: Sequence[Any]) -> tuple[list[BrokerOrder], int]:
-    """The orders of a book, and how many of its rows are none."""
-    orders, unreadable = [], 0
-    for row in rows:
-        try:
-            orders.append(read_order_row(row))
-        except OrderRowError as error:
-            unreadable += 1
-            log.warning("orders.sync_row_unreadable", reason=str(error))
-    return orders, unreadable
 
 
 def _reason(error: OrderCallError) -> str:

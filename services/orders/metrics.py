@@ -91,9 +91,10 @@ SYNCED_TIMESTAMP_SECONDS = Gauge(
 SYNC_FAILURES_TOTAL = Counter(
     "tickfleet_orders_sync_failures_total", "Readings that failed", ["account", "reading", "reason"]
 )
-# Rows without an order's or a trade's number, left out; a book with one is not compared.
+# Trades without the number of the trade or of its order, left out of broker_trades: the broker's
+# form has changed.
 SYNC_BAD_ROWS_TOTAL = Counter(
-    "tickfleet_orders_sync_bad_rows_total", "Rows of the broker left out", ["account"]
+    "tickfleet_orders_sync_bad_rows_total", "Trades of the broker left out", ["account"]
 )
 # What the last look saw; a few for a moment are normal, for they are on their way.
 DIFFERENCES = Gauge(

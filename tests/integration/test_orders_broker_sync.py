@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from libs.common.contracts.orders import AccountEvent
 from libs.common.database import Database
 from libs.common.domain.clock import IST, VirtualClock, ns_of
-from libs.common.domain.order_answers import CallFailure
+from libs.common.domain.order_answers import CallFailure, read_order_row
 from libs.common.kite.orders import OrderCallError
 from libs.common.resilience.calendar_limiter import CalendarLimiter
 from libs.common.settings import DatabaseSettings
@@ -51,7 +51,7 @@ class Book:
     async def orders(self):
         """The order book."""
         await self._read("orders")
-        return [dict(row) for row in self.rows]
+        return [read_order_row(row) for row in self.rows]
 
     async def trades(self):
         """The fills."""
@@ -261,15 +261,14 @@ async def test_open_order_that_the_broker_does_not_have_is_missing(rig):
     assert [d["code"] for d in synced["differences"]] == ["missing"]
 
 
-async def test_row_without_a_number_is_counted_and_proves_no_absence(rig):
-    await rig.write_ledger(state="acked")
-    rig.book.rows = [{"status": "OPEN", "order_id": None}]
+async def test_trade_without_its_number_is_counted_and_the_others_are_kept(rig):
+    rig.book.fills = [fill(trade_id=None), fill("T2")]
     counted = sample("SYNC_BAD_ROWS_TOTAL", account="main")
 
-    synced = await rig.sync.sync()
+    await rig.sync.sync()
 
-    assert synced["differences"] == []
     assert sample("SYNC_BAD_ROWS_TOTAL", account="main") == counted + 1
+    assert [r["trade_id"] for r in await rig.rows("SELECT * FROM broker_trades")] == ["T2"]
 
 
 async def test_reads_go_on_after_a_failure_of_the_broker(rig):
