@@ -25,6 +25,8 @@ def main() -> int:
         seed=arguments.seed,
         per_second=arguments.per_second,
         fault_probability=arguments.faults,
+        shortest_kill_seconds=arguments.kills[0],
+        longest_kill_seconds=arguments.kills[1],
         is_unsafe=arguments.unsafe,
     )
     with tempfile.TemporaryDirectory(prefix="tickfleet-chaos-") as made:
@@ -48,6 +50,14 @@ def _arguments() -> argparse.Namespace:
         "--per-second", type=float, default=5.0, help="commands per second and account"
     )
     parser.add_argument("--faults", type=float, default=0.15, help="chance of a fault")
+    parser.add_argument(
+        "--kills",
+        type=float,
+        nargs=2,
+        metavar=("SHORTEST", "LONGEST"),
+        default=(2.0, 8.0),
+        help="seconds between two kills",
+    )
     parser.add_argument(
         "--unsafe",
         action="store_true",
