@@ -78,7 +78,7 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
         directory.start(life)
         await TickIntake(bus, fanout).start(life)
         order_events = OrderEvents()
-        await order_events.start(bus)
+        await order_events.start(bus, life)
         order_book = OrderBook(database)
         life.spawn(fanout.run(life), name="fanout")
         life.spawn(state.run(life), name="database-probe")

@@ -1,9 +1,9 @@
 """Brings what happens to orders to whoever waits for it: callers of REST and WebSocket clients."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from typing import Final, Protocol
 
 from libs.common import logs
@@ -12,6 +12,7 @@ from libs.common.contracts import codec, subjects
 from libs.common.contracts.orders import OrderEvent
 from libs.common.contracts.websocket import ALL_ACCOUNTS
 from libs.common.domain.order_states import SETTLED
+from libs.common.lifecycle import Lifecycle
 from services.gateway import metrics
 from services.gateway.domain.ws_frames import text_frame
 from services.gateway.wire import Wire
@@ -42,7 +43,7 @@ class Outcome:
 
     def __init__(self) -> None:
         self.event: OrderEvent | None = None
-        self._settled = asyncio.Event()
+        self._over = asyncio.Event()
 
     def take(self, event: OrderEvent) -> None:
         """Note an event; an older one than is known changes nothing."""
@@ -50,16 +51,22 @@ class Outcome:
             return
         self.event = event
         if event.state in SETTLED:
-            self._settled.set()
+            self._over.set()
+
+    def end(self) -> None:
+        """Let the caller wait no longer, whatever is known."""
+        self._over.set()
 
     async def settled(self, seconds: float) -> bool:
-        """Wait until the task has an outcome; False when it has none in time."""
-        try:
+        """Wait until the task has an outcome; False when it has none in time or the process stops.
+
+        Args:
+            seconds: At most.
+        """
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._settled.wait()
-        except TimeoutError:
-            return False
-        return True
+                await self._over.wait()
+        return self.event is not None and self.event.state in SETTLED
 
 
 class OrderEvents:
@@ -72,10 +79,24 @@ class OrderEvents:
     def __init__(self) -> None:
         self._outcomes: dict[tuple[str, str], list[Outcome]] = {}
         self._listeners: dict[str, dict[Listener, None]] = {}
+        self._stopping = False
 
-    async def start(self, bus: Bus) -> None:
+    async def start(self, bus: Bus, life: Lifecycle) -> None:
         """Subscribe; the connection keeps that over reconnects."""
         await bus.subscribe(subjects.ALL_ORDER_EVENTS, self.take)
+        life.spawn(self._end_waits(life), name="order-waits")
+
+    async def _end_waits(self, life: Lifecycle) -> None:
+        """Answer those who wait when the process stops: a cut line would not tell them the key."""
+        await life.stop.wait()
+        self.end_waits()
+
+    def end_waits(self) -> None:
+        """Let nobody wait any longer, now and from now on."""
+        self._stopping = True
+        for waiting in self._outcomes.values():
+            for outcome in waiting:
+                outcome.end()
 
     def take(self, message: BusMessage) -> None:
         """Pass one event on."""
@@ -97,10 +118,12 @@ class OrderEvents:
             # A client that has both is told once.
             self._pass_on(message.payload, everything | listeners)
 
-    @contextmanager
+    @contextlib.contextmanager
     def awaiting(self, account: str, task_id: str) -> Iterator[Outcome]:
         """Collect the events of a task while the block runs; begin before the command is sent."""
         outcome, key = Outcome(), (account, task_id)
+        if self._stopping:
+            outcome.end()
         self._outcomes.setdefault(key, []).append(outcome)
         try:
             yield outcome

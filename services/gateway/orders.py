@@ -1,5 +1,6 @@
 """Takes commands about orders: stores each once, tells a repetition from a conflict, and waits."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,8 @@ from services.gateway.order_events import OrderEvents, Outcome
 STORE_SECONDS: Final = 5.0
 """How long the stream may take to acknowledge; its disk is synced for every command."""
 ANSWER_SECONDS: Final = 10.0
+LEDGER_SECONDS: Final = 1.0
+"""How long a ledger that hangs may hold up a command, which can do without it."""
 _CONTROLS_ROUNDS: Final = 5
 _NANOSECONDS: Final = 1_000_000_000
 _UNAVAILABLE: Final = frozenset({"unavailable", "no_worker", "not_ready", "not_holder"})
@@ -187,8 +190,9 @@ class OrderDesk:
 
     async def _known(self, command: OrderCommand) -> Row | None:
         # Without the ledger the stream still refuses a second command of a key.
-        with contextlib.suppress(CatalogUnavailableError):
-            return await self._book.find(command.account, command.task_id)
+        with contextlib.suppress(CatalogUnavailableError, TimeoutError):
+            async with asyncio.timeout(LEDGER_SECONDS):
+                return await self._book.find(command.account, command.task_id)
         return None
 
     @staticmethod
@@ -201,8 +205,9 @@ class OrderDesk:
     async def _after(self, taken: Taken, outcome: Outcome) -> Taken:
         """The task as it is after the wait: of the ledger, else by what was heard."""
         task = taken.task
-        with contextlib.suppress(CatalogUnavailableError):
-            found = await self._book.find(task["account"], task["task_id"])
+        with contextlib.suppress(CatalogUnavailableError, TimeoutError):
+            async with asyncio.timeout(LEDGER_SECONDS):
+                found = await self._book.find(task["account"], task["task_id"])
             if found is not None:
                 del found["fingerprint"]
                 task = found

@@ -50,8 +50,8 @@ class PostbackDesk:
         """Pass a postback on and wait until it was taken.
 
         Raises:
-            BodyError: It is no JSON object with user_id, order_id, order_timestamp and checksum, or
-                there are too many.
+            BodyError: It is no JSON object with user_id, order_id, order_timestamp and checksum, it
+                is genuine but no row of an order, or there are too many.
             PostbackRefusedError: It does not come from the broker.
             PostbackUnclaimedError: Nobody holds the orders of that user, or nobody answers.
         """
@@ -92,10 +92,11 @@ class PostbackDesk:
             raise PostbackUnclaimedError("the worker did not answer") from error
         if reply.error is None:
             return
-        if reply.error.code in _NOT_GENUINE:
+        if reply.error.code == "forbidden":
             raise PostbackRefusedError(reply.error.message)
+        if reply.error.code == "bad_request":
+            raise BodyError(400, "bad_request", reply.error.message)
         raise PostbackUnclaimedError(reply.error.message)
 
 
 _TOO_MANY: Final = 429
-_NOT_GENUINE: Final = frozenset({"checksum", "refused", "forbidden", "bad_request"})

@@ -255,6 +255,21 @@ async def test_wait_that_ends_before_the_outcome_is_answered_as_accepted(gateway
     assert (again.status_code, again.json()["task"]["state"]) == (202, "unknown")
 
 
+async def test_caller_who_waits_is_answered_when_the_gateway_stops(
+    nats_server, bus, server, postgres
+):
+    async with running_gateway(nats_server.url, server.url) as gateway:
+        waiting = asyncio.create_task(
+            gateway.send("POST", f"/orders/place{WAIT}", ORDER, **keyed("stop"))
+        )
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await stored(bus) == []:  # noqa: ASYNC110  # The stream has no event for us.
+                await asyncio.sleep(0.01)
+        gateway.life.request_stop("the test wants it")
+        answer = await waiting
+        assert (answer.status_code, answer.headers["idempotency-key"]) == (202, "stop")
+
+
 async def test_callers_beyond_the_bound_do_not_wait(nats_server, bus, server, postgres):
     async with running_gateway(nats_server.url, server.url, order_waits_max=0) as gateway:
         answer = await gateway.send("POST", f"/orders/place{WAIT}", ORDER)
@@ -275,6 +290,20 @@ async def test_orders_are_accepted_without_the_database(nats_server, bus):
         )
         waiting = await gateway.get("/orders/k?account=main")
         assert waiting.status_code == 503
+
+
+async def test_ledger_that_hangs_holds_no_order_up(gateway, bus, postgres):
+    await gateway.send("POST", "/orders/place", ORDER, **keyed("before"))
+    async with postgres.transaction():
+        # Every reader of the table waits for the end of this.
+        await postgres.execute("LOCK TABLE order_tasks IN ACCESS EXCLUSIVE MODE")
+        fresh = await gateway.send("POST", "/orders/place", ORDER, **keyed("during"))
+        again = await gateway.send("POST", "/orders/place", ORDER, **keyed("before"))
+        other = {**ORDER, "quantity": 1}
+        conflict = await gateway.send("POST", "/orders/place", other, **keyed("before"))
+    assert [a.status_code for a in (fresh, again, conflict)] == [202, 202, 409]
+    assert again.json()["outcome"] == "known"
+    assert len(await stored(bus)) == 2
 
 
 # -- refusing ------------------------------------------------------------------------------------
@@ -684,9 +713,14 @@ async def test_postback_reaches_whoever_holds_the_users_orders_untouched(gateway
         accepted = await client.post(f"{gateway.url}/postback", content=raw)
     assert (accepted.status_code, accepted.json()) == (200, {"accepted": True})
     assert bytes(taken[0].body).decode() == raw
-    reply = OrderReply(error=RpcError(code="checksum", message="the checksum is wrong"))
-    forged = await gateway.send("POST", "/postback", POSTBACK)
-    assert (forged.status_code, forged.json()["error"]["code"]) == (403, "checksum")
+    for code, status, told in (
+        ("forbidden", 403, "checksum"),
+        ("bad_request", 400, "bad_request"),
+        ("unavailable", 503, "no_worker"),
+    ):
+        reply = OrderReply(error=RpcError(code=code, message="why"))
+        refused = await gateway.send("POST", "/postback", POSTBACK)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, told)
 
 
 async def test_postback_that_is_none_is_refused_and_too_many_are_not_passed_on(nats_server, bus):

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final
 
@@ -42,6 +42,9 @@ OURS: Final = frozenset({"task_id", "created_at_ns", "verb"})
 BATCH_MAX: Final = 100
 KEY_LENGTH_MAX: Final = 64
 _BATCH_KEY_LENGTH_MAX: Final = KEY_LENGTH_MAX - len(f"-{BATCH_MAX - 1}")
+RESERVED: Final = frozenset({"unknown", "dead"})
+"""Words that stand where a key does in an address, and mean lists."""
+
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 WAIT_MS_MAX: Final = 30_000
 ACCOUNT_LENGTH_MAX: Final = 32
@@ -148,15 +151,34 @@ class TradeFilter(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = LIMIT_DEFAULT
 
 
-def read_key(given: str | None) -> str | None:
+def read_key(given: Sequence[str]) -> str | None:
     """Read the header Idempotency-Key; None when there is none.
 
+    Args:
+        given: As often as it was sent.
+
     Raises:
-        IdempotencyKeyError: It is no key.
+        IdempotencyKeyError: It is no key, or there are several.
     """
-    if given is not None and not _KEY.fullmatch(given):
+    if not given:
+        return None
+    if len(given) > 1:
+        raise IdempotencyKeyError("is given more than once; which one counts?")
+    [key] = given
+    check_key(key)
+    if key in RESERVED:
+        raise IdempotencyKeyError(f"may be anything but {' and '.join(sorted(RESERVED))}")
+    return key
+
+
+def check_key(key: str) -> None:
+    """See that a word is a key.
+
+    Raises:
+        IdempotencyKeyError: It is none.
+    """
+    if not _KEY.fullmatch(key):
         raise IdempotencyKeyError("must be 1 to 64 letters, digits, '-' and '_'")
-    return given
 
 
 def batch_keys(key: str, count: int) -> list[str]:

@@ -26,6 +26,7 @@ from services.gateway.domain.order_requests import (
     KillSwitchBody,
     ResolveBody,
     batch_keys,
+    check_key,
     check_resolution,
     check_target,
     command_fields,
@@ -126,7 +127,7 @@ class OrderRoutes:
             self._require_key(request)
             refuse_unknown(request.query_params, {"wait"})
             wait_ms = read_wait_ms(request.query_params.get("wait"))
-            given = read_key(request.headers.get(KEY_HEADER))
+            given = read_key(request.headers.getlist(KEY_HEADER))
             key = given or new_key()
             request.state.idempotency_key = key
             body = await read_value(request, bytes_max=SINGLE_BYTES_MAX)
@@ -147,7 +148,7 @@ class OrderRoutes:
         """
         self._require_key(request)
         refuse_unknown(request.query_params)
-        given = read_key(request.headers.get(KEY_HEADER))
+        given = read_key(request.headers.getlist(KEY_HEADER))
         key = given or new_key()
         request.state.idempotency_key = key
         body = await read_json(request, Batch, bytes_max=BATCH_BYTES_MAX)
@@ -340,7 +341,7 @@ class OrderRoutes:
         refuse_unknown(request.query_params, {"account"})
         task_id = request.path_params["task_id"]
         try:
-            read_key(task_id)
+            check_key(task_id)
         except IdempotencyKeyError as error:
             raise BadParameterError("task_id", error.message) from error
         return read_account(request.query_params.get("account")), task_id

@@ -44,7 +44,13 @@ export const date = (iso) =>
 
 // Epoch nanoseconds → the Indian time of day.
 export const time = (ns) =>
-  new Date(ns / 1e6).toLocaleTimeString("en-GB", { timeZone: "Asia/Kolkata", fractionalSecondDigits: 3 });
+  new Date(ns / 1e6).toLocaleTimeString("en-GB", {
+    timeZone: "Asia/Kolkata",
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+    fractionalSecondDigits: 3,
+  });
 
 const STATUSES = {
   ok: "solved from the last price",

@@ -117,3 +117,13 @@ def test_client_that_does_not_read_loses_events_and_that_is_counted(events):
     assert slow.wire.written == []
     assert len(quick.wire.written) == 1
     assert metrics.ORDER_EVENTS_DROPPED_TOTAL._value.get() == before + 1
+
+
+async def test_stopping_ends_every_wait_now_and_from_now_on(events):
+    with events.awaiting("main", "t") as outcome:
+        waiting = asyncio.create_task(outcome.settled(30))
+        await asyncio.sleep(0)
+        events.end_waits()
+        assert not await waiting
+    with events.awaiting("main", "u") as late:
+        assert not await late.settled(30)
