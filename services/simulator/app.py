@@ -25,15 +25,19 @@ from services.simulator.domain.sessions import Sessions
 from services.simulator.errors import FaultError, KiteError
 from services.simulator.exchange import Exchange
 from services.simulator.feed import Feed
+from services.simulator.gtt_desk import GttDesk
 from services.simulator.order_desk import OrderDesk
 from services.simulator.order_gate import OrderGate
 from services.simulator.order_updates import OrderUpdates, Sink
+from services.simulator.portfolio_desk import PortfolioDesk
 from services.simulator.postbacks import Postbacks
 from services.simulator.protocols import TransparentHttp, TransparentWebSocket
 from services.simulator.routes.control import ControlRoutes, ReplyFaults
+from services.simulator.routes.gtt import GttRoutes
 from services.simulator.routes.login import LoginRoutes
 from services.simulator.routes.market import MarketRoutes
 from services.simulator.routes.orders import OrderRoutes
+from services.simulator.routes.portfolio import PortfolioRoutes
 from services.simulator.routes.stream import StreamRoute
 from services.simulator.routes.user import UserRoutes
 from services.simulator.settings import SimulatorSettings
@@ -48,6 +52,8 @@ class Simulator:
     exchange: Exchange
     feed: Feed
     orders: OrderDesk
+    portfolio: PortfolioDesk
+    gtt: GttDesk
     updates: OrderUpdates
     postbacks: Postbacks | None
     faults: FaultBook
@@ -102,6 +108,8 @@ def build(settings: SimulatorSettings) -> Simulator:
         seed=settings.sim_seed,
     )
     exchange.watch(orders.on_step)
+    gtt = GttDesk(exchange, orders, settings.accounts())
+    exchange.watch(gtt.on_step)
     postbacks = Postbacks(str(settings.sim_postback_url)) if settings.sim_postback_url else None
     sinks: dict[Channel, Sink] = {
         Channel.WEBSOCKET: lambda account, body: feed.send_order(account.api_key, body)
@@ -115,6 +123,8 @@ def build(settings: SimulatorSettings) -> Simulator:
         exchange=exchange,
         feed=feed,
         orders=orders,
+        portfolio=PortfolioDesk(exchange, orders, seed=settings.sim_seed),
+        gtt=gtt,
         updates=updates,
         postbacks=postbacks,
         faults=faults,
@@ -137,6 +147,8 @@ def create_app(simulator: Simulator, health: Health) -> Starlette:
         *UserRoutes(sessions, simulator.access, exchange.clock).routes(),
         *MarketRoutes(exchange, simulator.access, simulator.faults).routes(),
         *OrderRoutes(simulator.orders, simulator.access).routes(),
+        *PortfolioRoutes(simulator.portfolio, simulator.orders, simulator.access).routes(),
+        *GttRoutes(simulator.gtt, simulator.access).routes(),
         *ControlRoutes(exchange, feed, simulator.faults, simulator.order_faults, sessions).routes(),
         *health.routes(),
     ]

@@ -22,6 +22,7 @@ from services.simulator.domain.orders.contract import Contract, Touch, contract_
 from services.simulator.domain.orders.hours import Hours, hours
 from services.simulator.domain.orders.order import Order, Status
 from services.simulator.domain.orders.ticket import Change, Ticket
+from services.simulator.domain.session_clock import trading_day
 from services.simulator.errors import InputError, OrderError
 from services.simulator.exchange import Exchange
 
@@ -132,6 +133,15 @@ class OrderDesk:
         until = self._hidden.get(order.order_id)
         return until is not None and self._monotonic() < until
 
+    def look_up(self, exchange: str, tradingsymbol: str) -> tuple[Contract, Touch]:
+        """Give an instrument and its market.
+
+        Raises:
+            InputError: It is not listed, or cannot be traded.
+        """
+        contract = self._contract(exchange, tradingsymbol)
+        return contract, self._touch(contract)
+
     def place(self, account: Account, ticket: Ticket, *, hold_seconds: float = 0.0) -> Placement:
         """Take an order in: every request to place one passes here, and exists from here on.
 
@@ -150,7 +160,7 @@ class OrderDesk:
             ticket,
             contract,
             self._touch(contract),
-            now=hours(ticket.exchange, at_ns, self._calendar),
+            now=self._hours(ticket.exchange, at_ns),
             at_ns=at_ns,
         )
         self._settle(book, hold_seconds)
@@ -204,15 +214,19 @@ class OrderDesk:
         """Let orders take their steps until stopped."""
         while not stop.is_set():
             self._due.clear()
-            self._turn_hours()
-            pause = self._take_due_steps()
+            pause = self.turn()
             # Stopping waits for a turn at most.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, _TURN_SECONDS)):
                     await self._due.wait()
 
-    def _take_due_steps(self) -> float:
-        """Let every order whose time has come take its step; give seconds until the next one."""
+    def turn(self) -> float:
+        """Let every order whose time has come take its step.
+
+        Returns:
+            Real seconds until this is to be called again, at most.
+        """
+        self._turn_hours()
         now = self._monotonic()
         for _ in range(len(self._steps)):
             if not self._steps or self._steps[0][0] > now:
@@ -328,4 +342,10 @@ class OrderDesk:
         return touch
 
     def _is_open(self, exchange: str, at_ns: int) -> bool:
-        return hours(exchange, at_ns, self._calendar) is Hours.OPEN
+        return self._hours(exchange, at_ns) is Hours.OPEN
+
+    def _hours(self, exchange: str, at_ns: int) -> Hours:
+        # Between the clock's turn and the market's, an order would go into yesterday's book.
+        if trading_day(at_ns, self._calendar) != self._exchange.market.universe.day:
+            return Hours.SHUT
+        return hours(exchange, at_ns, self._calendar)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.simulator import metrics, transports
-from services.simulator.access import api_key_of, refusal
+from services.simulator.access import LONGEST_BODY_BYTES, api_key_of, refusal
 from services.simulator.domain.order_faults import Ending, OrderFaultBook, Verb, Verdict
 from services.simulator.domain.sessions import Sessions
 from services.simulator.errors import OrderError, TooManyRequestsError
@@ -18,8 +18,6 @@ HOLD_SECONDS: Final = "hold_seconds"
 """Where the state of a request says for how long its order stays out of sight."""
 
 _VERBS: Final = {"POST": Verb.PLACE, "PUT": Verb.MODIFY, "DELETE": Verb.CANCEL}
-# Beyond this a form is refused, whoever has read it so far.
-_BODY_BYTES_AT_MOST: Final = 65_536
 # How Kite worded it in the one case that is on record.
 _TIMED_OUT: Final = (
     "Your order request timed out. Please check the order book before placing it again."
@@ -95,7 +93,7 @@ async def _arrived(receive: Receive) -> Receive:
     """Wait for the request's body, and give something that hands it out again."""
     messages: list[Message] = []
     size = 0
-    while size <= _BODY_BYTES_AT_MOST:
+    while size <= LONGEST_BODY_BYTES:
         message = await receive()
         messages.append(message)
         size += len(message.get("body", b""))

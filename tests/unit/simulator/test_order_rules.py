@@ -2,6 +2,7 @@
 
 import contextlib
 from datetime import date
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -28,7 +29,12 @@ QUOTES = MARKET.start(at(11))
 LEVELS = st.lists(
     st.tuples(st.integers(1, 40).map(lambda n: n * 5), st.integers(0, 500)), max_size=5
 )
-IN_CASH = {"exchange": "NSE", "tradingsymbol": "INFY", "product": "CNC", "quantity": 7}
+IN_CASH: dict[str, Any] = {
+    "exchange": "NSE",
+    "tradingsymbol": "INFY",
+    "product": "CNC",
+    "quantity": 7,
+}
 
 
 def check(

@@ -61,7 +61,7 @@ def check_ticket(ticket: Ticket, contract: Contract, touch: Touch, now: Hours) -
         InputError: The first thing that is wrong.
     """
     _check_hours(ticket, now)
-    _check_product(ticket.product, contract)
+    check_product(ticket.product, contract)
     _check_variety(ticket, contract)
     _check_validity(ticket.validity, ticket.validity_ttl)
     leg = ticket.iceberg_quantity if ticket.variety is Variety.ICEBERG else ticket.quantity
@@ -256,7 +256,12 @@ def _check_hours(ticket: Ticket, now: Hours) -> None:
         raise InputError("Invalid `validity`. After market orders can only be DAY.")
 
 
-def _check_product(product: Product, contract: Contract) -> None:
+def check_product(product: Product, contract: Contract) -> None:
+    """Refuse a product in which an instrument cannot be carried.
+
+    Raises:
+        InputError: Names those in which it can.
+    """
     cash = contract.kind is Kind.EQUITY
     allowed = _CASH_PRODUCTS if cash else _DERIVATIVE_PRODUCTS
     if product not in allowed:
