@@ -73,6 +73,9 @@ async def http_server(
             host=host, port=port, setting=port_setting, reason=error.strerror or str(error)
         ) from error
     listener.setblocking(False)
+    # asyncio leaves sockets of `create_server` alone, and a body would wait 40 ms for the
+    # acknowledgement of its head; uvloop does this by itself. Accepted sockets inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     options.setdefault("timeout_graceful_shutdown", 2)
     config = uvicorn.Config(
         app,

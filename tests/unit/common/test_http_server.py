@@ -35,6 +35,12 @@ async def test_pages_are_served_until_the_block_ends():
     assert life.failure is None
 
 
+async def test_answers_do_not_wait_for_the_acknowledgement_of_their_heads():
+    async with served(Lifecycle(), free_port()) as server:
+        [listener] = server.servers[0].sockets
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
 async def test_taken_port_names_its_setting():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
