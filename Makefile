@@ -10,7 +10,7 @@ SERVICES := ingest greeks gateway orders control simulator fleet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports contracts deploy-check isolation bench schema images lock clean
+.PHONY: help setup run test check lint types imports contracts deploy-check isolation chaos bench schema images lock clean
 
 help:  ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ deploy-check: $(STAMP)  ## Dockerfile and compose file, without an engine
 
 isolation: $(STAMP)  ## Install each service with nothing but its own extra and import all of it
 	@for service in $(SERVICES); do $(BIN)/python tests/isolation.py $$service || exit 1; done
+
+chaos: $(STAMP)  ## Send 10 000 orders through faults and kills; ARGS="--orders 2000 --seed 3"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(STAMP)  ## Run the benchmarks, each against its baseline in the same run
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS) || exit 1; done

@@ -86,6 +86,9 @@ def up(
     controls: Annotated[
         int | None, typer.Option(min=1, max=4, help="Control: a leader and standbys (default 1).")
     ] = None,
+    orders: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Orders workers (default 1).")
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65_000, help="Of the gateway; 0: any (default 8080).")
     ] = None,
@@ -101,6 +104,7 @@ def up(
         fleet_greeks=greeks,
         fleet_gateways=gateways,
         fleet_controls=controls,
+        fleet_orders=orders,
         fleet_port=port,
         fleet_data_dir=data_dir,
         sim_seed=seed,

@@ -44,6 +44,7 @@ class FleetSettings(TokenSettings):
         fleet_greeks: Greeks workers.
         fleet_gateways: Gateways, on neighbouring ports.
         fleet_controls: Control processes, a leader and standbys.
+        fleet_orders: Orders workers, which share the accounts.
         fleet_port: Port of the first gateway; 0 for any free one.
         fleet_data_dir: Holds databases, keys and `fleet.json`.
         fleet_start_deadline_seconds: Give up when the fleet is not up by then.
@@ -60,6 +61,7 @@ class FleetSettings(TokenSettings):
     fleet_greeks: int = Field(default=2, ge=1, le=16)
     fleet_gateways: int = Field(default=1, ge=1, le=16)
     fleet_controls: int = Field(default=1, ge=1, le=4)
+    fleet_orders: int = Field(default=1, ge=1, le=16)
     fleet_port: int = Field(default=DEFAULT_PORT, ge=0, le=65_000)
     fleet_data_dir: Path = DEFAULT_DATA_DIRECTORY
     fleet_start_deadline_seconds: float = Field(default=120.0, gt=0)
@@ -78,6 +80,7 @@ class FleetSettings(TokenSettings):
             greeks=self.fleet_greeks,
             gateways=self.fleet_gateways,
             controls=self.fleet_controls,
+            orders=self.fleet_orders,
         )
 
     @model_validator(mode="after")

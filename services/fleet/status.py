@@ -10,7 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from libs.common.bus.connection import Bus
 from libs.common.bus.errors import BusUnavailableError, ConnectDeadlineError
 from libs.common.bus.kv import snapshot
-from libs.common.contracts.streams import LEASES_ACCOUNTS, LEASES_CONTROL, LEASES_SHARDS
+from libs.common.contracts.streams import (
+    LEASES_ACCOUNTS,
+    LEASES_CONTROL,
+    LEASES_ORDERS,
+    LEASES_SHARDS,
+)
 from libs.common.settings import NatsSettings
 from services.fleet.data_directory import FleetState, ProcessState
 from services.fleet.domain.ownership import Ownership, ownership
@@ -19,7 +24,9 @@ from services.fleet.loopback import fetch
 
 _BUS_SECONDS = 3.0
 _BUCKET_SECONDS = 1.5
-_LEASE_BUCKETS = (LEASES_CONTROL.name, LEASES_ACCOUNTS.name, LEASES_SHARDS.name)
+_LEASE_BUCKETS = tuple(
+    bucket.name for bucket in (LEASES_CONTROL, LEASES_ACCOUNTS, LEASES_SHARDS, LEASES_ORDERS)
+)
 
 
 class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,11 +11,14 @@ from libs.common.bus.provision import ensure
 from libs.common.bus.service import RequestService
 from libs.common.contracts import codec, streams, subjects
 from libs.common.database import Database
+from libs.common.domain.clock import SystemClock
 from libs.common.health import Health
 from libs.common.kite.sessions import SessionSeal, SessionSealError
 from libs.common.lifecycle import Lifecycle, sleep_unless
 from services.orders.account_session import BrokerMaker, kite_broker
 from services.orders.account_worker import AccountWorker, Edges
+from services.orders.broker_sync import BrokerSync
+from services.orders.broker_tables import BrokerTables
 from services.orders.checkpoint import Checkpoint, crash_at, pass_by
 from services.orders.dead_letters import Undertaker
 from services.orders.ledger import Ledger
@@ -74,6 +77,7 @@ async def serve(
             settings=settings,
             checkpoint=_checkpoint(settings),
             make_broker=make_broker or kite_broker(settings.orders_call_seconds),
+            make_companions=lambda worker: (broker_sync(worker, database, settings),),
         )
         workers = WorkerSet(edges, life)
         switches.on_change = workers.controls_changed
@@ -103,6 +107,20 @@ async def serve(
         life.spawn(leases.run(life.stop), name="leases")
         life.spawn(workers.report(life.stop), name="status")
         await life.until_stopped()
+
+
+def broker_sync(worker: AccountWorker, database: Database, settings: OrdersSettings) -> BrokerSync:
+    """What keeps the broker's view of an account in PostgreSQL while a worker has it."""
+    return BrokerSync(
+        worker.account,
+        lambda: worker.session.broker,
+        BrokerTables(database, worker.account),
+        report=worker.report,
+        clock=SystemClock(),
+        book_seconds=settings.orders_sync_seconds,
+        funds_seconds=settings.orders_funds_seconds,
+        owns=worker.lease.is_valid,
+    )
 
 
 def _checkpoint(settings: OrdersSettings) -> Checkpoint:

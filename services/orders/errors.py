@@ -66,3 +66,15 @@ class OrderNumberTakenError(RejectedError):
         super().__init__(f"account {account}: {reason}")
         self.account = account
         self.reason = reason
+
+
+class AccountLostError(RetryableError):
+    """Another process has the account's orders now.
+
+    Attributes:
+        account: Which.
+    """
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"the orders of account {account} belong to another worker now")
+        self.account = account

@@ -81,3 +81,27 @@ OUTBOX_PENDING = Gauge("tickfleet_orders_outbox_pending", "Events not yet told",
 # Commands that will not be carried out, by code; each is in order_dead_letters and on
 # order.dead.v1.<account>, whole.
 DEAD_LETTERS_TOTAL = Counter("tickfleet_orders_dead_letters_total", "Dead letters", ["code"])
+# When the broker's book (orders, trades, positions) and funds (holdings, margins) were last stored.
+# Old: see tickfleet_orders_sync_failures_total; the tables broker_* and the comparison are as old.
+SYNCED_TIMESTAMP_SECONDS = Gauge(
+    "tickfleet_orders_synced_timestamp_seconds", "Last reading stored", ["account", "reading"]
+)
+# session: log the account in; limited: somebody else reads with the account's key; network, server:
+# the broker; database: PostgreSQL; lost: another worker took over. All are tried again.
+SYNC_FAILURES_TOTAL = Counter(
+    "tickfleet_orders_sync_failures_total", "Readings that failed", ["account", "reading", "reason"]
+)
+# Trades without the number of the trade or of its order, left out of broker_trades: the broker's
+# form has changed.
+SYNC_BAD_ROWS_TOTAL = Counter(
+    "tickfleet_orders_sync_bad_rows_total", "Trades of the broker left out", ["account"]
+)
+# What the last look saw; a few for a moment are normal, for they are on their way.
+DIFFERENCES = Gauge(
+    "tickfleet_orders_differences_now", "Between the broker's book and the ledger now", ["account"]
+)
+# Reported ones, each once a day: read the account's events of kind `difference`, and settle each.
+# placed_twice must never count.
+DIFFERENCES_TOTAL = Counter(
+    "tickfleet_orders_differences_total", "Differences reported", ["account", "code"]
+)

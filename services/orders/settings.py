@@ -33,6 +33,9 @@ class OrdersSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
         orders_poll_seconds: Between two looks into the order book while something is unknown or
             on its way.
         orders_quiet_poll_seconds: The same when all open orders merely rest.
+        orders_sync_seconds: Between two readings of orders, trades and positions into PostgreSQL,
+            and their comparison with the ledger; an order event brings the next one forward.
+        orders_funds_seconds: Between two readings of holdings and margins.
         orders_breaker_failures: Failed calls in a row after which an account stops sending.
         orders_breaker_seconds: For how long.
         orders_breaker_probes: Calls that must succeed before it sends as before.
@@ -63,6 +66,8 @@ class OrdersSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
     orders_unknown_window_seconds: float = Field(default=90.0, gt=0, le=3_600)
     orders_poll_seconds: float = Field(default=1.5, gt=0, le=60)
     orders_quiet_poll_seconds: float = Field(default=5.0, gt=0, le=600)
+    orders_sync_seconds: float = Field(default=30.0, ge=1, le=3_600)
+    orders_funds_seconds: float = Field(default=60.0, ge=1, le=3_600)
     orders_breaker_failures: int = Field(default=5, ge=1, le=1_000)
     orders_breaker_seconds: float = Field(default=60.0, gt=0, le=3_600)
     orders_breaker_probes: int = Field(default=3, ge=1, le=100)

@@ -144,6 +144,7 @@ async def test_fleet_comes_up_and_a_signal_leaves_nothing_behind(tickfleet, dire
         "control-1",
         "greeks-1",
         "ingest-1",
+        "orders-1",
         "gateway-1",
     }
     assert not [name for name, pid in running.items() if exists(pid)]

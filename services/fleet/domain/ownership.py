@@ -14,6 +14,7 @@ _KINDS = {
     "leases_control": "leader",
     "leases_accounts": "account",
     "leases_shards": "shard",
+    "leases_orders": "orders",
 }
 
 
@@ -46,7 +47,10 @@ def ownership(buckets: Mapping[str, Mapping[str, bytes]]) -> Ownership:
 
 
 def summary(owned: tuple[str, ...]) -> str:
-    """Give what a worker holds in few words: `leader`, `account sim1`, `shards 0 3 7`."""
+    """Give what a worker holds in few words: `leader`, `account sim1`, `shards 0 3 7`.
+
+    `orders sim1 sim2` are the orders of these accounts.
+    """
     by_kind: dict[str, list[str]] = {}
     for item in owned:
         kind, _, resource = item.partition(" ")
@@ -56,7 +60,8 @@ def summary(owned: tuple[str, ...]) -> str:
         if kind == "leader":
             parts.append(kind)
         else:
-            parts.append(f"{kind}{'s' if len(resources) > 1 else ''} {' '.join(resources)}")
+            plural = "s" if len(resources) > 1 and not kind.endswith("s") else ""
+            parts.append(f"{kind}{plural} {' '.join(resources)}")
     return ", ".join(parts)
 
 

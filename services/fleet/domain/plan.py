@@ -56,12 +56,14 @@ class FleetShape:
         greeks: Greeks workers, which share the shards.
         gateways: Gateways, on neighbouring ports.
         controls: Control processes: one leads, the others stand by.
+        orders: Orders workers, which share the accounts.
     """
 
     accounts: int = 3
     greeks: int = 2
     gateways: int = 1
     controls: int = 1
+    orders: int = 1
 
     def names(self) -> list[str]:
         """Names of all service processes, in the order in which they start."""
@@ -70,6 +72,7 @@ class FleetShape:
             *_numbered("control", self.controls),
             *_numbered("greeks", self.greeks),
             *_numbered("ingest", self.accounts),
+            *_numbered("orders", self.orders),
             *_numbered("gateway", self.gateways),
         ]
 
@@ -158,7 +161,7 @@ def plan(
     """Make the table of the fleet's service processes.
 
     Each is told only what it needs: the broker's credentials reach control alone, the database
-    control, greeks and the gateways, the token secret the gateways.
+    control, greeks, orders and the gateways, the token secret the gateways.
 
     Raises:
         KeyError: A process has no port.
@@ -189,11 +192,13 @@ def plan(
         **{f"KITE_{field}": "" for field in _SINGLE_ACCOUNT_FIELDS},
     }
     control = _numbered("control", shape.controls)
+    postbacks = f"http://{wiring.host}:{wiring.ports['gateway-1']}/postback"
     told: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         SIMULATOR: (
             {
                 "SIM_SEED": str(shared.seed),
                 "SIM_ACCOUNTS": json.dumps([account.credentials() for account in accounts]),
+                "SIM_POSTBACK_URL": postbacks,
             },
             (),
         ),
@@ -211,6 +216,8 @@ def plan(
         # For candles of days that are over; it neither waits for the database nor needs it.
         "greeks": ({**bus, **database}, (NATS,)),
         "ingest": ({**bus, **encryption, **broker}, (SIMULATOR, *control)),
+        # Where the broker is stands in each session; its tables are made by control.
+        "orders": ({**bus, **database, **encryption}, (SIMULATOR, *control)),
         "gateway": (
             {
                 **bus,

@@ -9,7 +9,7 @@ from services.fleet.domain.credentials import demo_accounts
 from services.fleet.domain.ordering import levels
 from services.fleet.domain.plan import FleetShape, SharedSettings, Wiring, inherited, plan
 
-SHAPE = FleetShape(accounts=2, greeks=2, gateways=2, controls=2)
+SHAPE = FleetShape(accounts=2, greeks=2, gateways=2, controls=2, orders=2)
 SHARED = SharedSettings(
     environment="dev",
     log_level="info",
@@ -39,6 +39,7 @@ def test_default_fleet_has_one_ingest_per_account():
         "ingest-1",
         "ingest-2",
         "ingest-3",
+        "orders-1",
         "gateway-1",
     ]
 
@@ -62,15 +63,19 @@ def test_order_of_starting_has_no_circle_and_gateways_come_last():
     order = levels(requires)
 
     assert order[0] == ["nats", "postgres", "simulator"]
-    assert set(order[-1]) == {"ingest-1", "ingest-2", "gateway-1", "gateway-2"}
+    assert set(order[-1]) == {
+        *("ingest-1", "ingest-2"),
+        *("orders-1", "orders-2"),
+        *("gateway-1", "gateway-2"),
+    }
 
 
 @pytest.mark.parametrize(
     ("secret", "services"),
     [
-        ("database-secret", {"control", "gateway", "greeks"}),
+        ("database-secret", {"control", "gateway", "greeks", "orders"}),
         ("jwt-secret", {"gateway"}),
-        ("encryption-secret", {"control", "ingest"}),
+        ("encryption-secret", {"control", "ingest", "orders"}),
         (ACCOUNTS[0].totp_secret, {"control", "simulator"}),
     ],
 )
@@ -120,6 +125,12 @@ def test_page_gets_tokens_by_itself_only_on_the_own_machine():
     assert {s.environment["DEV_TOKEN_ENABLED"] for s in opened if s.service == "gateway"} == {
         "false"
     }
+
+
+def test_simulator_calls_the_first_gateway_back():
+    url = SPECS["simulator"].environment["SIM_POSTBACK_URL"]
+
+    assert url == f"{SPECS['gateway-1'].url}/postback"
 
 
 def test_command_is_the_module_of_the_service():

@@ -1,0 +1,146 @@
+"""Keeps what the broker says in PostgreSQL, and reads what the ledger says of the same orders."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from libs.common.contracts.orders import OrderState
+from libs.common.database import Database
+from libs.common.domain.order_answers import FINAL_STATUSES
+from services.orders.domain.broker_rows import OrderRow, TradeRow
+from services.orders.domain.differences import LedgerOrder
+
+# A row in an end state is not put back by a book that was read before: two processes may overlap
+# for a moment when an account changes hands.
+_ORDERS = """
+INSERT INTO broker_orders AS kept (account, order_id, day, status, tag, body)
+SELECT $1, r.order_id, r.day, r.status, r.tag, r.body
+FROM unnest($2::text[], $3::date[], $4::text[], $5::text[], $6::jsonb[])
+     AS r (order_id, day, status, tag, body)
+ON CONFLICT (account, day, order_id) DO UPDATE
+SET status = excluded.status, tag = excluded.tag, body = excluded.body, updated_at = now()
+WHERE kept.body IS DISTINCT FROM excluded.body
+  AND (kept.status <> ALL ($7::text[]) OR excluded.status = ANY ($7::text[]))
+"""
+_TRADES = """
+INSERT INTO broker_trades AS kept (account, trade_id, day, order_id, body, at)
+SELECT $1, r.trade_id, r.day, r.order_id, r.body, r.at
+FROM unnest($2::text[], $3::date[], $4::text[], $5::jsonb[], $6::timestamptz[])
+     AS r (trade_id, day, order_id, body, at)
+ON CONFLICT (account, day, trade_id) DO UPDATE
+SET order_id = excluded.order_id, body = excluded.body, at = excluded.at
+WHERE kept.body IS DISTINCT FROM excluded.body
+"""
+_SNAPSHOT = """
+INSERT INTO broker_snapshots AS kept (account, kind, body, taken_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (account, kind) DO UPDATE SET body = excluded.body, taken_at = excluded.taken_at
+WHERE kept.taken_at <= excluded.taken_at
+"""
+# Quantities: that of the request itself, and of every change of it that left us: by the order's
+# number, or by the task that placed it.
+_LEDGER = """
+SELECT i.task_id, i.leg, i.tag, i.state, i.exchange, i.tradingsymbol, i.order_id, i.quantity,
+       i.filled_quantity, i.parameters ->> 'transaction_type' AS transaction_type,
+       ARRAY(
+           SELECT m.quantity FROM order_intents m
+           WHERE m.account = i.account AND m.verb = 'modify' AND m.quantity IS NOT NULL
+             AND m.sent_at IS NOT NULL AND m.order_id = i.order_id
+       ) AS changed
+FROM order_intents i
+WHERE i.account = $1 AND i.verb = 'place'
+  AND (i.tag = ANY ($2::text[]) OR i.order_id = ANY ($3::text[]) OR i.state = ANY ($4::text[]))
+ORDER BY i.task_id, i.leg
+"""
+_OPEN = [OrderState.ACKED.value, OrderState.OPEN.value]
+
+
+class BrokerTables:
+    """The tables `broker_orders`, `broker_trades` and `broker_snapshots` of one account.
+
+    Every method raises DatabaseUnavailableError while PostgreSQL is away.
+
+    Args:
+        database: Where they are.
+        account: Whose.
+    """
+
+    def __init__(self, database: Database, account: str) -> None:
+        self._database = database
+        self._account = account
+
+    async def store_book(
+        self,
+        orders: Sequence[OrderRow],
+        trades: Sequence[TradeRow],
+        positions: Mapping[str, Any],
+        taken_at: datetime,
+    ) -> None:
+        """Store a reading of the book as one transaction.
+
+        Args:
+            orders: Those that may have changed.
+            trades: Those that may be new.
+            positions: As the broker sends them.
+            taken_at: Aware: when the reading began.
+        """
+        async with self._database.acquire() as connection, connection.transaction():
+            if orders:
+                await connection.execute(
+                    _ORDERS,
+                    self._account,
+                    [row.order_id for row in orders],
+                    [row.day for row in orders],
+                    [row.status for row in orders],
+                    [row.tag for row in orders],
+                    [_json(row.body) for row in orders],
+                    sorted(FINAL_STATUSES),
+                )
+            if trades:
+                await connection.execute(
+                    _TRADES,
+                    self._account,
+                    [row.trade_id for row in trades],
+                    [row.day for row in trades],
+                    [row.order_id for row in trades],
+                    [_json(row.body) for row in trades],
+                    [row.at for row in trades],
+                )
+            await connection.execute(
+                _SNAPSHOT, self._account, "positions", _json(positions), taken_at
+            )
+
+    async def store_funds(self, holdings: Any, margins: Any, taken_at: datetime) -> None:
+        """Store a reading of holdings and margins as one transaction."""
+        async with self._database.acquire() as connection, connection.transaction():
+            for kind, body in (("holdings", holdings), ("margins", margins)):
+                await connection.execute(_SNAPSHOT, self._account, kind, _json(body), taken_at)
+
+    async def ledger_orders(
+        self, tags: Sequence[str], order_ids: Sequence[str]
+    ) -> list[LedgerOrder]:
+        """The ledger's requests with one of these tags or numbers, and all that are open."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(
+                _LEDGER, self._account, list(tags), list(order_ids), _OPEN
+            )
+        return [
+            LedgerOrder(
+                task_id=row["task_id"],
+                leg=row["leg"],
+                tag=row["tag"],
+                state=OrderState(row["state"]),
+                exchange=row["exchange"] or "",
+                tradingsymbol=row["tradingsymbol"] or "",
+                transaction_type=row["transaction_type"] or "",
+                quantities=frozenset(q for q in (row["quantity"], *row["changed"]) if q),
+                order_id=row["order_id"],
+                filled_quantity=row["filled_quantity"],
+            )
+            for row in rows
+        ]
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
