@@ -62,6 +62,13 @@ CURSOR_GAPS_TOTAL = Counter(
     "tickfleet_bus_cursor_gaps_total", "Breaks in a stream's numbering", ["stream", "kind"]
 )
 
+# Messages of durable consumers by stream and what became of them: acked, returned (to be delivered
+# again), ended (never again), unconfirmed (NATS did not confirm the acknowledgement, so they may
+# come again). A few unconfirmed around a restart of NATS are normal.
+DELIVERIES_TOTAL = Counter(
+    "tickfleet_bus_deliveries_total", "Messages of durable consumers", ["stream", "outcome"]
+)
+
 # Resources this process holds, by bucket (declared buckets only).
 LEASES_HELD = Gauge("tickfleet_bus_leases_held", "Leases held by this process", ["bucket"])
 

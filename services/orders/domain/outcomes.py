@@ -57,7 +57,6 @@ _REFUSALS: Final = frozenset(
         "GeneralException",
     }
 )
-_LIMITERS: Final = frozenset({"NetworkException", "DataException", "GeneralException"})
 
 # Seen in the wild: a 400 that said so, and the order appeared eight seconds later. The refusal for
 # lack of funds sends people to the order book as well ("for open orders"), and is a refusal.
@@ -131,7 +130,7 @@ def _of_status(failure: CallFailure) -> Outcome:
             return Outcome.NOT_PERMITTED
         case 428:
             return Outcome.NEEDS_AUTHORISATION
-        case 429 if failure.exception in _LIMITERS:
+        case 429:
             return Outcome.LIMITED
         case _:
             return Outcome.AMBIGUOUS

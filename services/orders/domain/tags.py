@@ -4,9 +4,9 @@ import base64
 import hashlib
 from typing import Final
 
-__all__ = ["tag_of"]
+__all__ = ["TAG_PREFIX", "tag_of"]
 
-_PREFIX: Final = "tf"
+TAG_PREFIX: Final = "tf"
 _DIGITS: Final = 14
 
 
@@ -27,4 +27,4 @@ def tag_of(account: str, task_id: str, leg: int) -> str:
     """
     # Neither a key nor a number holds the separator, so no two triples spell the same text.
     digest = hashlib.sha256(f"{account}\0{task_id}\0{leg}".encode()).digest()
-    return _PREFIX + base64.b32encode(digest).decode().lower()[:_DIGITS]
+    return TAG_PREFIX + base64.b32encode(digest).decode().lower()[:_DIGITS]
