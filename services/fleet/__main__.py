@@ -19,7 +19,7 @@ from libs.common import logs
 from libs.common.contracts.messages import CandleInterval, CandlesRequest, HistoryRequest
 from libs.common.errors import TickfleetError
 from libs.common.settings import BaseServiceSettings, NatsSettings, load
-from services.fleet import account_commands, explanation_tables
+from services.fleet import account_commands, explanation_tables, order_commands
 from services.fleet.accounts import bus_settings
 from services.fleet.app import run_fleet
 from services.fleet.chain import read_chain
@@ -53,6 +53,7 @@ command = typer.Typer(
 
 command.add_typer(account_commands.group, name="accounts")
 command.command("login")(account_commands.login)
+command.add_typer(order_commands.group, name="orders")
 
 
 @command.callback()

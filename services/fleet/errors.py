@@ -111,3 +111,22 @@ class FleetCannotAnswerError(RetryableError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the fleet cannot answer: {reason}; see: tickfleet status")
         self.reason = reason
+
+
+class OrderRequestFailedError(RejectedError):
+    """A request about orders was refused, or nobody answers; the message says why."""
+
+
+class OrderRequestUncertainError(RetryableError):
+    """Whether a command about an order was accepted is unknown.
+
+    Attributes:
+        key: With it a repetition is safe.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(
+            f"it is unknown whether the command was accepted ({reason}): look with `tickfleet "
+            f"orders show {key}`, or repeat it with --key {key}; never without that key"
+        )
+        self.key = key

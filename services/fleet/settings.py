@@ -26,6 +26,16 @@ class TokenSettings(BaseServiceSettings):
     jwt_audience: str = "tickfleet-ws"
 
 
+class GatewayAccess(BaseServiceSettings):
+    """What the command line shows a gateway.
+
+    Attributes:
+        api_key: Goes into `X-API-Key`; not needed where API_KEY_ENABLED is false.
+    """
+
+    api_key: SecretStr | None = None
+
+
 class FleetSettings(TokenSettings):
     """How large the fleet is and where it keeps its data.
 

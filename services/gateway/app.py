@@ -28,9 +28,15 @@ from services.gateway.fleet_state import FleetState
 from services.gateway.identity import TokenVerifier
 from services.gateway.intake import TickIntake
 from services.gateway.market_board import MarketBoard
+from services.gateway.order_book import OrderBook
+from services.gateway.order_events import OrderEvents
+from services.gateway.orders import OrderDesk
+from services.gateway.postbacks import PostbackDesk
 from services.gateway.routes import accounts as account_routes
 from services.gateway.routes import chains, history, instruments, page, rest, ticks
 from services.gateway.routes import explanations as explanation_routes
+from services.gateway.routes import orders as order_routes
+from services.gateway.routes.orders import OrderRoutes
 from services.gateway.routes.subscriptions import SubscriptionRoutes
 from services.gateway.settings import GatewaySettings
 from services.gateway.subscriptions import Subscriptions
@@ -51,8 +57,14 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
     ):
         await ensure(
             bus,
-            [streams.MD_LAST, streams.MD_FORWARDS, streams.MD_CHAINS],
-            [streams.INSTRUMENTS, streams.PLAN, streams.STATUS, streams.ACCOUNTS],
+            [streams.MD_LAST, streams.MD_FORWARDS, streams.MD_CHAINS, streams.ORDER_COMMANDS],
+            [
+                streams.INSTRUMENTS,
+                streams.PLAN,
+                streams.STATUS,
+                streams.ACCOUNTS,
+                streams.ORDER_CONTROLS,
+            ],
         )
         fanout = Fanout(
             flush_interval_ms=settings.flush_interval_ms,
@@ -65,6 +77,9 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
         )
         directory.start(life)
         await TickIntake(bus, fanout).start(life)
+        order_events = OrderEvents()
+        await order_events.start(bus, life)
+        order_book = OrderBook(database)
         life.spawn(fanout.run(life), name="fanout")
         life.spawn(state.run(life), name="database-probe")
         life.spawn(_fail_with_bus(bus, life), name="bus-closed")
@@ -88,6 +103,14 @@ async def serve(settings: GatewaySettings, life: Lifecycle) -> None:
             subscriptions=SubscriptionRoutes(
                 Subscriptions(database, directory.is_account), bus, settings
             ),
+            orders=OrderRoutes(
+                OrderDesk(bus, order_book, order_events, waits_max=settings.order_waits_max),
+                order_book,
+                PostbackDesk(bus, per_second_max=settings.postbacks_per_second_max),
+                directory,
+                settings,
+            ),
+            order_events=order_events,
             state=state,
             health=health,
             assets=assets,
@@ -120,6 +143,8 @@ def application(
     board: MarketBoard,
     explanations: ExplanationDesk,
     subscriptions: SubscriptionRoutes,
+    orders: OrderRoutes,
+    order_events: OrderEvents,
     state: FleetState,
     health: Health,
     assets: dict[str, page.Asset],
@@ -136,6 +161,7 @@ def application(
             wire=wire,
             receive=receive,
             fanout=fanout,
+            order_events=order_events,
             directory=directory,
             verifier=verifier,
             quota=quota,
@@ -154,6 +180,7 @@ def application(
             *explanation_routes.routes(explanations=explanations, settings=settings),
             *instruments.routes(catalog=catalog, settings=settings),
             *subscriptions.routes(),
+            *orders.routes(),
             *page.routes(assets),
         ],
         exception_handlers={
@@ -161,6 +188,7 @@ def application(
             **account_routes.ERROR_HANDLERS,
             **history.ERROR_HANDLERS,
             **explanation_routes.ERROR_HANDLERS,
+            **order_routes.ERROR_HANDLERS,
         },
     )
 

@@ -5,12 +5,14 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 
 from starlette.types import Message, Receive
 
 from libs.common import logs
 from libs.common.contracts import codec
 from libs.common.contracts.websocket import (
+    ALL_ACCOUNTS,
     BATCH_INTERVAL_MS_DEFAULT,
     Authenticate,
     Authenticated,
@@ -19,13 +21,16 @@ from libs.common.contracts.websocket import (
     DeliveryMode,
     ErrorCode,
     ErrorMessage,
+    OrdersSubscribed,
     Ping,
     Pong,
     ServerMessage,
     Subscribe,
     Subscribed,
+    SubscribeOrders,
     Unsubscribe,
     Unsubscribed,
+    UnsubscribeOrders,
 )
 from services.gateway import metrics
 from services.gateway.directory import Directory
@@ -36,6 +41,7 @@ from services.gateway.domain.ws_frames import text_frame
 from services.gateway.errors import ClientMessageError, ConnectionEndedError
 from services.gateway.fanout import Fanout
 from services.gateway.identity import Identity, TokenVerifier
+from services.gateway.order_events import OrderEvents
 from services.gateway.settings import GatewaySettings
 from services.gateway.wire import CONTROL_BYTES_MAX, Wire
 
@@ -66,6 +72,7 @@ class Client:
         wire: Wire,
         receive: Receive,
         fanout: Fanout,
+        order_events: OrderEvents,
         directory: Directory,
         verifier: TokenVerifier,
         quota: ConnectionQuota,
@@ -76,11 +83,13 @@ class Client:
         self.wire = wire
         self._receive = receive
         self._fanout = fanout
+        self._order_events = order_events
         self._directory = directory
         self._verifier = verifier
         self._quota = quota
         self._settings = settings
         self._tokens: dict[int, None] = {}
+        self._orders: set[str] = set()
         self._rate = MessageRate(settings.messages_per_second_max, time.monotonic())
         self._identity: Identity | None = None
         self._expiry_timer: asyncio.TimerHandle | None = None
@@ -147,6 +156,7 @@ class Client:
             if self._expiry_timer is not None:
                 self._expiry_timer.cancel()
             self._fanout.leave(self, self._tokens)
+            self._order_events.unsubscribe(self, self._orders)
             self._quota.dismiss(user_id)
 
     async def _next(self) -> bytes:
@@ -232,6 +242,10 @@ class Client:
                     self._subscribe(message)
                 case Unsubscribe():
                     self._unsubscribe(message)
+                case SubscribeOrders():
+                    self._subscribe_orders(message)
+                case UnsubscribeOrders():
+                    self._leave_orders(self._orders.intersection(message.accounts))
                 case Ping():
                     self._write(_PONG)
                 case Authenticate():
@@ -270,6 +284,30 @@ class Client:
         self._fanout.unsubscribe(self, gone)
         self._send(Unsubscribed(tokens=tuple(gone), total=len(self._tokens)))
 
+    def _subscribe_orders(self, message: SubscribeOrders) -> None:
+        asked = set(message.accounts)
+        identity = self._identity
+        opened = frozenset() if identity is None else identity.orders
+        if ALL_ACCOUNTS in asked and ALL_ACCOUNTS not in opened:
+            # All that the token opens.
+            asked = (asked - {ALL_ACCOUNTS}) | opened
+        refused = sorted(
+            account for account in asked if identity is None or not identity.may_watch(account)
+        )
+        if refused or not asked:
+            raise client_message.forbidden_accounts(refused or message.accounts or ("any",))
+        self._orders |= asked
+        self._order_events.subscribe(self, asked)
+        self._tell_orders()
+
+    def _leave_orders(self, accounts: AbstractSet[str]) -> None:
+        self._order_events.unsubscribe(self, accounts)
+        self._orders -= accounts
+        self._tell_orders()
+
+    def _tell_orders(self) -> None:
+        self._send(OrdersSubscribed(accounts=tuple(sorted(self._orders))))
+
     def _renew(self, message: Authenticate) -> None:
         identity = self._verifier.verify(message.token)
         if self._identity is not None and identity.user.user_id != self._identity.user.user_id:
@@ -277,6 +315,9 @@ class Client:
                 ErrorCode.FORBIDDEN, "the new token names another user", CloseCode.FORBIDDEN
             )
         self._prove(identity)
+        closed = {account for account in self._orders if not identity.may_watch(account)}
+        if closed:
+            self._leave_orders(closed)
         self._send(Authenticated(user=identity.user, expires_at=identity.expires_at))
 
     # -- answers ---------------------------------------------------------------------------------

@@ -11,9 +11,11 @@ from libs.common.bus.connection import Bus
 from libs.common.bus.kv import Mirror
 from libs.common.contracts import codec, streams
 from libs.common.contracts.messages import AccountPlan, AccountState, FeedStatus, Message
+from libs.common.contracts.orders import OrdersStatus
 from libs.common.lifecycle import Lifecycle
 
 FEED_KEY_PREFIX = "feed-"
+ORDERS_KEY_PREFIX = "orders-"
 
 log = logs.get_logger(__name__)
 M = TypeVar("M", bound=Message)
@@ -47,6 +49,7 @@ class Directory:
         plans: By account.
         feeds: By account.
         accounts: By account.
+        orders: How the orders fare, by account; without those that nobody holds.
         instruments_at_ns: When a set of instruments last changed, epoch ns; None before.
     """
 
@@ -56,6 +59,7 @@ class Directory:
         self.plans: dict[str, AccountPlan] = {}
         self.feeds: dict[str, FeedStatus] = {}
         self.accounts: dict[str, AccountState] = {}
+        self.orders: dict[str, OrdersStatus] = {}
         self.instruments_at_ns: int | None = None
         self._on_forgotten = on_forgotten
         self._tokens_of: dict[str, frozenset[int]] = {}
@@ -69,7 +73,7 @@ class Directory:
             "plan": Mirror(bus, streams.PLAN.name, self._plan_changed),
             "accounts": Mirror(bus, streams.ACCOUNTS.name, self._account_changed),
             # The whole bucket: a NATS wildcard stands for a whole token, never for its end.
-            "status": Mirror(bus, streams.STATUS.name, self._feed_changed),
+            "status": Mirror(bus, streams.STATUS.name, self._status_changed),
         }
 
     def start(self, life: Lifecycle) -> None:
@@ -101,6 +105,11 @@ class Directory:
         """Whether an account exists; any may, as long as none is known to judge by."""
         known = self.accounts.keys() | self.plans.keys()
         return not known or name in known
+
+    @property
+    def accounts_are_read(self) -> bool:
+        """Whether it is known which accounts exist."""
+        return self._mirrors["accounts"].is_ready
 
     def _instruments_changed(self, key: str, value: bytes | None) -> None:
         fresh: dict[int, int] = {}
@@ -136,10 +145,11 @@ class Directory:
     def _account_changed(self, key: str, value: bytes | None) -> None:
         self._keep(self.accounts, AccountState, f"accounts/{key}", value)
 
-    def _feed_changed(self, key: str, value: bytes | None) -> None:
-        if not key.startswith(FEED_KEY_PREFIX):
-            return
-        self._keep(self.feeds, FeedStatus, f"status/{key}", value)
+    def _status_changed(self, key: str, value: bytes | None) -> None:
+        if key.startswith(FEED_KEY_PREFIX):
+            self._keep(self.feeds, FeedStatus, f"status/{key}", value)
+        elif key.startswith(ORDERS_KEY_PREFIX):
+            self._keep(self.orders, OrdersStatus, f"status/{key}", value)
 
     def _keep(self, kept: dict[str, M], kind: type[M], key: str, value: bytes | None) -> None:
         if value is None:

@@ -225,3 +225,142 @@ class CandlesFailedError(RetryableError):
         self.message = message
         self.field = field
         self.retry_after_seconds = retry_after_seconds
+
+
+class IdempotencyKeyError(RejectedError):
+    """The header Idempotency-Key holds no key: HTTP 400.
+
+    Attributes:
+        message: For people.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"Idempotency-Key: {message}")
+        self.message = message
+
+
+class UnknownAccountError(RejectedError):
+    """No account is called so: HTTP 404."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"account: there is none called {account}; GET /accounts lists them")
+        self.account = account
+
+
+class AccountsUnreadError(RetryableError):
+    """Which accounts exist is not known yet, so nothing was accepted: HTTP 503."""
+
+    def __init__(self) -> None:
+        super().__init__("the accounts have not been read from NATS yet; nothing was accepted")
+
+
+class OrderConflictError(RejectedError):
+    """The key belongs to another command: HTTP 409.
+
+    Attributes:
+        account: Whose.
+        task_id: The key.
+    """
+
+    def __init__(self, account: str, task_id: str) -> None:
+        super().__init__(
+            f"Idempotency-Key: {task_id} belongs to another command of account {account}, which "
+            "stands; send a new command with a key of its own"
+        )
+        self.account = account
+        self.task_id = task_id
+
+
+class AmbiguousTaskError(RejectedError):
+    """Several accounts have a task of this key: HTTP 409.
+
+    Attributes:
+        task_id: The key.
+        accounts: Which.
+    """
+
+    def __init__(self, task_id: str, accounts: tuple[str, ...]) -> None:
+        super().__init__(
+            f"account: task {task_id} exists in {', '.join(accounts)}; say which with ?account="
+        )
+        self.task_id = task_id
+        self.accounts = accounts
+
+
+class OrderNotAcceptedError(RetryableError):
+    """A command certainly did not enter the stream: HTTP 503.
+
+    Attributes:
+        code: `stream_full` or `unavailable`.
+        message: For people.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class OrderUncertainError(RetryableError):
+    """A command was handed to NATS and no acknowledgement came: HTTP 504.
+
+    Attributes:
+        task_id: The key with which a repetition is safe.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            "NATS did not acknowledge the command: it is unknown whether it was accepted. Repeat "
+            f"the request with the same Idempotency-Key ({task_id}); never with a new one"
+        )
+        self.task_id = task_id
+
+
+class OrdersRefusedError(RejectedError):
+    """The worker that holds an account's orders refused a request.
+
+    Attributes:
+        error: Its own words.
+    """
+
+    def __init__(self, error: RpcError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class OrdersUnavailableError(RetryableError):
+    """The worker that holds an account's orders cannot be asked now: HTTP 503, or 504.
+
+    Attributes:
+        code: `no_worker`, `unavailable` or `timeout`.
+        message: For people.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class PostbackRefusedError(RejectedError):
+    """A postback does not come from the broker: HTTP 403.
+
+    Attributes:
+        message: For people.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class PostbackUnclaimedError(RetryableError):
+    """Nobody can take a postback now: HTTP 503.
+
+    Attributes:
+        message: For people.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message

@@ -6,7 +6,7 @@ from typing import Any
 import jwt
 import msgspec
 
-from libs.common.contracts.websocket import ErrorCode, User
+from libs.common.contracts.websocket import ALL_ACCOUNTS, ErrorCode, User
 from services.gateway.errors import InvalidTokenError
 from services.gateway.settings import GatewaySettings
 
@@ -21,10 +21,16 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         user: As the greeting shows it.
         expires_at: Unix epoch, seconds.
+        orders: Accounts whose orders the client may watch; `*` stands for all of them.
     """
 
     user: User
     expires_at: int
+    orders: frozenset[str] = frozenset()
+
+    def may_watch(self, account: str) -> bool:
+        """Whether the client may be told of an account's orders."""
+        return ALL_ACCOUNTS in self.orders or account in self.orders
 
 
 class TokenVerifier:
@@ -77,6 +83,7 @@ class TokenVerifier:
                 user_id=str(user_id), email=_text(claims, "email"), name=_text(claims, "name")
             ),
             expires_at=int(claims["exp"]),
+            orders=_accounts(claims.get("orders")),
         )
 
 
@@ -90,6 +97,7 @@ def dev_token(settings: GatewaySettings) -> tuple[str, int]:
         "exp": now + DEV_TOKEN_SECONDS,
         "iss": settings.jwt_issuer,
         "aud": settings.jwt_audience,
+        "orders": ALL_ACCOUNTS,
     }
     token = jwt.encode(
         {key: value for key, value in claims.items() if value != ""},
@@ -97,6 +105,15 @@ def dev_token(settings: GatewaySettings) -> tuple[str, int]:
         algorithm=ALGORITHM,
     )
     return token, now + DEV_TOKEN_SECONDS
+
+
+def _accounts(claim: object) -> frozenset[str]:
+    """Read the claim: a list of names, or `*`; anything else opens nothing."""
+    if claim == ALL_ACCOUNTS:
+        return frozenset({ALL_ACCOUNTS})
+    if isinstance(claim, list):
+        return frozenset(name for name in claim if isinstance(name, str))
+    return frozenset()
 
 
 def _text(claims: dict[str, Any], key: str) -> str | None:

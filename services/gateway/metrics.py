@@ -1,6 +1,6 @@
 """The gateway's metrics: what each says and what to do about it."""
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 # Ticks that arrived from the bus. Flat during market hours: look at greeks and ingest.
 TICKS_RECEIVED_TOTAL = Counter(
@@ -48,3 +48,35 @@ HISTORY_REQUESTS_TOTAL = Counter(
 )
 # Always at HISTORY_CONCURRENCY: raise it, or add replicas.
 HISTORY_RUNNING = Gauge("tickfleet_gateway_history_running", "Requests for candles being answered")
+# Commands about orders by what became of them: accepted, known (the same key and body again),
+# conflict (the same key, another body), full, unavailable, uncertain (no acknowledgement came; the
+# caller repeats with the same key). Any full: raise the stream's max_bytes, or look why orders does
+# not take its commands. uncertain: look at NATS.
+ORDER_COMMANDS_TOTAL = Counter(
+    "tickfleet_gateway_order_commands_total", "Commands about orders, by outcome", ["outcome"]
+)
+# From the request's arrival to the stream's acknowledgement. Grows: look at NATS and its disk.
+ORDER_ACCEPT_SECONDS = Histogram(
+    "tickfleet_gateway_order_accept_seconds",
+    "Time until the stream has stored a command",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2),
+)
+# Callers that wait for an outcome now. Always high: orders is slow, or nobody holds an account.
+ORDERS_AWAITED = Gauge("tickfleet_gateway_orders_awaited", "Callers that wait for an outcome")
+# Events of orders that arrived, went to WebSocket clients, and were dropped because a client did
+# not read; the ledger has them all.
+ORDER_EVENTS_RECEIVED_TOTAL = Counter(
+    "tickfleet_gateway_order_events_received_total", "Events of orders received from the bus"
+)
+ORDER_EVENTS_SENT_TOTAL = Counter(
+    "tickfleet_gateway_order_events_sent_total", "Events of orders written to clients"
+)
+ORDER_EVENTS_DROPPED_TOTAL = Counter(
+    "tickfleet_gateway_order_events_dropped_total", "Events withheld from clients that do not read"
+)
+# Postbacks of the broker by outcome: accepted, refused (a wrong checksum: somebody else than the
+# broker, or another api_secret), unread (no such JSON), unclaimed (nobody holds the user's orders),
+# limited (POSTBACKS_PER_SECOND_MAX).
+POSTBACKS_TOTAL = Counter(
+    "tickfleet_gateway_postbacks_total", "Postbacks of the broker, by outcome", ["outcome"]
+)

@@ -38,6 +38,9 @@ class GatewaySettings(NatsSettings, DatabaseSettings):
         last_values_max: Instruments whose last tick is kept for snapshots.
         history_concurrency: Requests for candles at once; one more is answered with 503.
         history_piece_seconds: How long greeks may take for each piece of such a request.
+        order_waits_max: Callers that may wait for the outcome of an order at once; one more is
+            answered at once with 202, as if it had not asked to wait.
+        postbacks_per_second_max: Of the broker's postbacks; twice as many may come at once.
         tick_patience_seconds: Without a tick for so long, `/health` says degraded.
     """
 
@@ -61,6 +64,8 @@ class GatewaySettings(NatsSettings, DatabaseSettings):
     last_values_max: int = Field(default=200_000, ge=1)
     history_concurrency: int = Field(default=8, ge=1, le=1000)
     history_piece_seconds: float = Field(default=45.0, gt=0, le=300)
+    order_waits_max: int = Field(default=1000, ge=0)
+    postbacks_per_second_max: float = Field(default=50.0, gt=0)
     tick_patience_seconds: Seconds = 5.0
 
     @property

@@ -58,7 +58,7 @@ async def test_greeting_names_connection_user_and_features(gateway):
             "email": "u7@example.org",
             "name": "Tess Ter",
         }
-        assert peer.greeting["features"] == ["snapshot", "batch", "renew"]
+        assert peer.greeting["features"] == ["snapshot", "batch", "renew", "orders"]
 
 
 async def test_subscriber_gets_each_tick_as_it_was_published(gateway, bus, market):

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from libs.common.contracts.messages import Message, Source, Token
+from libs.common.contracts.orders import AccountName
 
 SUBPROTOCOL = "ticker.v1"
 """The WebSocket subprotocol; offering it is optional."""
@@ -14,8 +15,14 @@ SUBPROTOCOL = "ticker.v1"
 BEARER_PREFIX = "bearer."
 """A client that cannot set headers offers its token as the subprotocol `bearer.<jwt>`."""
 
-FEATURES = ("snapshot", "batch", "renew")
+FEATURES = ("snapshot", "batch", "renew", "orders")
 """What this gateway can do beyond the plain protocol; a client asks for it by name."""
+
+ALL_ACCOUNTS = "*"
+"""In the claim `orders` of a token, and in `subscribe_orders`: every account there is."""
+
+ORDER_ACCOUNTS_MAX = 256
+"""Accounts that one message may name."""
 
 BATCH_INTERVAL_MS_MIN = 20
 BATCH_INTERVAL_MS_MAX = 1000
@@ -105,7 +112,30 @@ class Authenticate(Message, frozen=True, kw_only=True, tag_field="action", tag="
     token: str
 
 
-ClientMessage = Subscribe | Unsubscribe | Ping | Authenticate
+class SubscribeOrders(
+    Message, frozen=True, kw_only=True, tag_field="action", tag="subscribe_orders"
+):
+    """A client wants to know what happens to the orders of these accounts.
+
+    Sent by: client. Answered: `orders_subscribed`, then an `order` message per event. The token
+    must allow each account in its claim `orders`: a list of accounts, or `*`.
+
+    Attributes:
+        accounts: Which; `*` for every account that the token allows, those to come included.
+    """
+
+    accounts: Annotated[tuple[AccountName, ...], Meta(max_length=ORDER_ACCOUNTS_MAX)]
+
+
+class UnsubscribeOrders(
+    Message, frozen=True, kw_only=True, tag_field="action", tag="unsubscribe_orders"
+):
+    """A client no longer wants these accounts' orders. Sent by: client. As `SubscribeOrders`."""
+
+    accounts: Annotated[tuple[AccountName, ...], Meta(max_length=ORDER_ACCOUNTS_MAX)]
+
+
+ClientMessage = Subscribe | Unsubscribe | SubscribeOrders | UnsubscribeOrders | Ping | Authenticate
 
 
 class User(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -156,6 +186,28 @@ class Unsubscribed(Message, frozen=True, kw_only=True, tag_field="type", tag="un
 
     tokens: tuple[Token, ...]
     total: int
+
+
+class OrdersSubscribed(
+    Message, frozen=True, kw_only=True, tag_field="type", tag="orders_subscribed"
+):
+    """Of these accounts' orders the client is told now. Sent by: gateway.
+
+    Attributes:
+        accounts: All that the connection has, by name.
+    """
+
+    accounts: tuple[str, ...]
+
+
+class OrderMessage(Message, frozen=True, kw_only=True, tag_field="type", tag="order"):
+    """Something happened to an order. Sent by: gateway.
+
+    `data` is the event that orders published (`orders.OrderEvent`), byte for byte. `data.seq` shows
+    repetitions, and gaps: a client that does not read loses events, which REST still tells.
+    """
+
+    data: msgspec.Raw
 
 
 class TickMessage(Message, frozen=True, kw_only=True, tag_field="type", tag="tick"):
@@ -210,6 +262,8 @@ ServerMessage = (
     | Authenticated
     | Subscribed
     | Unsubscribed
+    | OrdersSubscribed
+    | OrderMessage
     | TickMessage
     | TicksMessage
     | ErrorMessage

@@ -8,7 +8,14 @@ import msgspec
 from libs.common.contracts.websocket import ClientMessage, ErrorCode
 from services.gateway.errors import ClientMessageError
 
-ACTIONS = ("subscribe", "unsubscribe", "ping", "auth")
+ACTIONS = (
+    "subscribe",
+    "unsubscribe",
+    "subscribe_orders",
+    "unsubscribe_orders",
+    "ping",
+    "auth",
+)
 UNKNOWN_TOKENS_NAMED = 20
 
 _DECODER = msgspec.json.Decoder(ClientMessage)
@@ -68,6 +75,16 @@ def unknown_tokens(tokens: tuple[int, ...]) -> ClientMessageError:
         f"unknown instrument tokens: {listed}; GET /instruments lists the known ones",
         field="tokens",
         tokens=named,
+    )
+
+
+def forbidden_accounts(accounts: Iterable[str]) -> ClientMessageError:
+    """The error for accounts whose orders the token does not open; none was subscribed."""
+    return ClientMessageError(
+        ErrorCode.FORBIDDEN,
+        f"the token does not open the orders of {', '.join(accounts)}: it needs the claim orders "
+        "with these accounts, or *; nothing was subscribed",
+        field="accounts",
     )
 
 

@@ -18,6 +18,7 @@ from libs.common.contracts.messages import (
     AccountVerb,
     FeedStatus,
 )
+from libs.common.contracts.orders import OrdersStatus
 from services.gateway.accounts import AccountDesk, shown
 from services.gateway.directory import Directory
 from services.gateway.domain.parameters import refuse_unknown
@@ -105,7 +106,10 @@ def routes(
                 "unavailable", "the accounts have not been read yet", retry_after_seconds=1.0
             )
         items = [
-            _row(s, directory.plans.get(s.account), directory.feeds.get(s.account))
+            {
+                **_row(s, directory.plans.get(s.account), directory.feeds.get(s.account)),
+                "orders": shown_orders(directory.orders.get(s.account)),
+            }
             for _, s in sorted(directory.accounts.items())
         ]
         return JsonResponse({"items": items, "total": len(items)})
@@ -172,6 +176,11 @@ def _row(
             "last_frame_at": _iso(feed.last_frame_ns),
         },
     }
+
+
+def shown_orders(status: OrdersStatus | None) -> dict[str, object] | None:
+    """How the orders of an account fare, as its worker says; None while nobody holds them."""
+    return None if status is None else _times(msgspec.to_builtins(status))
 
 
 def _times(fields: Mapping[str, object]) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """Reads the JSON body of a request: bounded, strict, and with errors that name the place."""
 
 import re
-from typing import Final, TypeVar
+from collections.abc import Collection
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -18,9 +19,6 @@ async def read_json(
 ) -> T:
     """Read a body of a known shape.
 
-    A body of another type is refused, JSON or not: no page of another site can send this type
-    without asking the gateway first.
-
     Args:
         request: The request.
         kind: A struct that forbids unknown fields.
@@ -31,8 +29,18 @@ async def read_json(
         BodyError: It is too large, of another type, or no JSON.
         BadParameterError: It is JSON of another shape; names the field, an element by its index.
     """
+    value = await read_value(request, bytes_max=bytes_max, may_be_empty=may_be_empty)
+    return converted(value, kind)
+
+
+async def read_value(request: Request, *, bytes_max: int, may_be_empty: bool = False) -> Any:
+    """Read a body that is JSON, whatever its shape.
+
+    A body of another type is refused, JSON or not: no page of another site can send this type
+    without asking the gateway first. Arguments and errors are those of `read_json`.
+    """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    raw = await _read(request, bytes_max)
+    raw = await read_bytes(request, bytes_max=bytes_max)
     if may_be_empty and not raw.strip():
         raw = b"{}"
     elif content_type != "application/json":
@@ -43,17 +51,36 @@ async def read_json(
         )
     try:
         # First the syntax, for its own error: a shape can only be wrong where there is one.
-        value = msgspec.json.decode(raw)
+        return msgspec.json.decode(raw)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BodyError(400, "invalid_json", f"the body is not JSON: {error}") from error
+
+
+def converted(value: Any, kind: type[T], *, within: str = "", hidden: Collection[str] = ()) -> T:
+    """Make decoded JSON a struct.
+
+    Args:
+        value: What was decoded.
+        kind: A struct that forbids unknown fields.
+        within: Where the value stands in the body, such as `orders[3]`; goes before the field.
+        hidden: Fields of the struct that a body may not name.
+
+    Raises:
+        BadParameterError: It has another shape; names the field, an element by its index.
+    """
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        field, message = _place(str(error), kind)
-        raise BadParameterError(field, message) from error
+        field, message = _place(str(error), kind, hidden)
+        raise BadParameterError(f"{within}.{field}" if within else field, message) from error
 
 
-async def _read(request: Request, bytes_max: int) -> bytes:
+async def read_bytes(request: Request, *, bytes_max: int) -> bytes:
+    """Read a body as it is.
+
+    Raises:
+        BodyError: It is too large, or the connection ended inside it.
+    """
     told = request.headers.get("content-length", "")
     too_large = BodyError(413, "body_too_large", f"the body may have {bytes_max} bytes at most")
     if told.isascii() and told.isdigit() and int(told) > bytes_max:
@@ -69,7 +96,7 @@ async def _read(request: Request, bytes_max: int) -> bytes:
     return bytes(body)
 
 
-def _place(text: str, kind: type) -> tuple[str, str]:
+def _place(text: str, kind: type, hidden: Collection[str]) -> tuple[str, str]:
     """Split msgspec's words into the field and what is wrong with it."""
     match = _PATH.match(text)
     message, path = (match["message"], match["path"]) if match else (text, "$")
@@ -78,7 +105,8 @@ def _place(text: str, kind: type) -> tuple[str, str]:
     named = re.search(r"(?P<how>required|unknown) field `(?P<name>[^`]+)`", message)
     if named is not None:
         if named["how"] == "unknown" and not field:
-            known = ", ".join(known.name for known in msgspec.structs.fields(kind)) or "none"
+            names = (known.name for known in msgspec.structs.fields(kind))
+            known = ", ".join(name for name in names if name not in hidden) or "none"
             message = f"unknown field; known: {known}"
         field = f"{field}.{named['name']}" if field else named["name"]
     return field or "body", message

@@ -38,6 +38,20 @@ export async function getJson(path, parameters = {}) {
   return body;
 }
 
+// Gives { ok, status, body, error }; raises only when no answer came, or the key is missing.
+export async function postJson(path, content, headers = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const answer = await fetch(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...(key ? { "X-API-Key": key } : {}), ...headers },
+    body: JSON.stringify(content),
+  });
+  if (answer.status === 401) throw new AccessError("key");
+  const body = await answer.json();
+  const error = answer.ok ? null : (body?.error ?? { message: `${path} answered ${answer.status}` });
+  return { ok: answer.ok, status: answer.status, body, error };
+}
+
 // A stored token, else one for development where the gateway offers it.
 export async function findToken() {
   const stored = sessionStorage.getItem(TOKEN);

@@ -4,6 +4,7 @@ import { AccessError, getJson, keep } from "./access.js";
 import { Chain } from "./chain.js";
 import { Feed } from "./feed.js";
 import * as format from "./format.js";
+import { OrderPanel } from "./orders.js";
 
 const PLAN_INTERVAL_MS = 15_000;
 const RETRY_MS = 2_000;
@@ -34,6 +35,7 @@ const feed = new Feed({
     document.body.classList.toggle("stale", name !== "live");
   },
   greeting(message) {
+    panel.user = message.user.user_id;
     if (message.source) showSource(message.source);
   },
   ticks(list) {
@@ -49,9 +51,17 @@ const feed = new Feed({
     }
     schedule();
   },
+  order(event) {
+    panel.take(event);
+  },
   refused(error) {
     askFor(error);
   },
+});
+
+const panel = new OrderPanel({
+  priceOf: (token) => chain.tickOf(token)?.last_price ?? null,
+  watch: () => feed.wantOrders(),
 });
 
 let scheduled = false;
@@ -155,6 +165,7 @@ async function show({ fresh }) {
     }
     state.spot = null;
   }
+  panel.offer(options.items);
   state.spotToken = spot?.instrument_token ?? null;
   write("spot-name", underlying);
   write("strikes", String(chain.size));
@@ -229,6 +240,13 @@ at("underlying").addEventListener("change", (event) => {
 at("expiry").addEventListener("change", (event) => {
   choose(state.underlying, event.target.value);
   chosen();
+});
+// A bid is what a seller gets, an ask what a buyer pays.
+at("rows").addEventListener("click", (event) => {
+  const cell = event.target.closest("td[data-token]");
+  if (!cell) return;
+  const side = cell.classList.contains("bid") ? "SELL" : cell.classList.contains("ask") ? "BUY" : null;
+  panel.pick(Number(cell.dataset.token), side);
 });
 at("centre").addEventListener("click", () => chain.centre());
 at("theme").addEventListener("click", () => {

@@ -12,8 +12,9 @@ export class Feed {
   #tokens = new Set();
   #wait = FIRST_WAIT_MS;
   #listener;
+  #wantsOrders = false;
 
-  // listener: { state(name), greeting(message), ticks(list), refused(error) }
+  // listener: { state(name), greeting(message), ticks(list), order(event), refused(error) }
   constructor(listener) {
     this.#listener = listener;
   }
@@ -56,6 +57,17 @@ export class Feed {
     if (fresh.length) this.#subscribe(fresh);
   }
 
+  // Asks for the events of all orders that the token opens, now and after every reconnect.
+  wantOrders() {
+    if (this.#wantsOrders) return;
+    this.#wantsOrders = true;
+    this.#subscribeOrders();
+  }
+
+  #subscribeOrders() {
+    this.#send({ action: "subscribe_orders", accounts: ["*"] });
+  }
+
   #subscribe(tokens) {
     this.#send({ action: "subscribe", tokens, mode: "batch", interval_ms: INTERVAL_MS });
   }
@@ -71,12 +83,16 @@ export class Feed {
         this.#listener.state("live");
         this.#listener.greeting(message);
         if (this.#tokens.size) this.#subscribe([...this.#tokens]);
+        if (this.#wantsOrders) this.#subscribeOrders();
         break;
       case "ticks":
         this.#listener.ticks(message.data);
         break;
       case "tick":
         this.#listener.ticks([message.data]);
+        break;
+      case "order":
+        this.#listener.order(message.data);
         break;
       case "error":
         console.warn("gateway:", message.code, message.message);

@@ -42,6 +42,16 @@ export const date = (iso) =>
     timeZone: "UTC",
   });
 
+// Epoch nanoseconds → the Indian time of day.
+export const time = (ns) =>
+  new Date(ns / 1e6).toLocaleTimeString("en-GB", {
+    timeZone: "Asia/Kolkata",
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+    fractionalSecondDigits: 3,
+  });
+
 const STATUSES = {
   ok: "solved from the last price",
   no_price: "no price yet",

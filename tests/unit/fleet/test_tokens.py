@@ -31,6 +31,7 @@ def test_token_names_the_user_and_its_end():
         "exp": NOW + 5400,
         "iss": "tickfleet",
         "aud": "tickfleet-ws",
+        "orders": "*",
     }
 
 

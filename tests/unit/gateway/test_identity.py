@@ -82,3 +82,24 @@ def test_token_for_development_is_accepted():
     made, expires_at = dev_token(settings())
     identity = TokenVerifier(settings()).verify(made)
     assert (identity.user.user_id, identity.expires_at) == ("dev", expires_at)
+    assert identity.may_watch("any")
+
+
+@pytest.mark.parametrize(
+    ("claim", "opened", "closed"),
+    [
+        (None, (), ("main", "*")),
+        ("*", ("main", "*"), ()),
+        (["main"], ("main",), ("hedge", "*")),
+        (["*"], ("main", "*"), ()),
+        ([], (), ("main",)),
+        ("main", (), ("main", "m", "*")),
+        ([7, None, "main"], ("main",), ("7",)),
+        ({"main": True}, (), ("main",)),
+        (True, (), ("main",)),
+    ],
+)
+def test_claim_orders_opens_what_it_lists_and_nothing_else(claim, opened, closed):
+    identity = TokenVerifier(settings()).verify(token(orders=claim))
+    assert all(identity.may_watch(account) for account in opened)
+    assert not any(identity.may_watch(account) for account in closed)
