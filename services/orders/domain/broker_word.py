@@ -63,8 +63,10 @@ def with_row(intent: Intent, order: BrokerOrder) -> Intent:
     state = _state_of(intent, order)
     is_old_news = intent.state is _S.OPEN and order.status in _ON_ITS_WAY
     if not is_old_news:
+        # The last word about one leg of an iceberg is not the last word about the request.
+        status = "OPEN" if order.is_final and state is _S.OPEN else order.status or intent.status
         changed = msgspec.structs.replace(
-            changed, status=order.status or intent.status, status_message=order.status_message
+            changed, status=status, status_message=order.status_message
         )
     code = message = ""
     if state is _S.REJECTED:

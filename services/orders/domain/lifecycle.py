@@ -11,61 +11,24 @@ from services.orders.domain import decision_steps, search_steps, sending_steps
 from services.orders.domain.intent import Intent
 from services.orders.domain.lifecycle_events import (
     Acked,
-    AskAPerson,
     Checked,
     DayOver,
-    DeadLetter,
-    Effect,
     Event,
     Failed,
     Held,
     LifecycleRules,
     NotSeen,
-    PublishEvent,
-    Reconcile,
     Recovered,
     Refused,
-    Resend,
     Resolved,
     RowSeen,
-    ScheduleRetry,
-    Send,
     Sending,
     SessionRenewed,
     Step,
     Tick,
 )
-from services.orders.domain.task_states import task_state
 
-__all__ = [
-    "DEFAULT_RULES",
-    "Acked",
-    "AskAPerson",
-    "Checked",
-    "DayOver",
-    "DeadLetter",
-    "Effect",
-    "Event",
-    "Failed",
-    "Held",
-    "LifecycleRules",
-    "NotSeen",
-    "PublishEvent",
-    "Reconcile",
-    "Recovered",
-    "Refused",
-    "Resend",
-    "Resolved",
-    "RowSeen",
-    "ScheduleRetry",
-    "Send",
-    "Sending",
-    "SessionRenewed",
-    "Step",
-    "Tick",
-    "advance",
-    "task_state",
-]
+__all__ = ["DEFAULT_RULES", "advance"]
 
 DEFAULT_RULES: Final = LifecycleRules()
 

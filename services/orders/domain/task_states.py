@@ -6,12 +6,12 @@ from typing import Final
 from libs.common.contracts.orders import OrderState
 from services.orders.domain.intent import Intent
 
-__all__ = ["filled_of_task", "task_state"]
+__all__ = ["PRECEDENCE", "filled_of_task", "task_state"]
 
 _S: Final = OrderState
 # The first that any request has is the task's. Before the end: what needs attention, then what has
 # come furthest. At the end: what went wrong, so that "complete" means all of it is.
-_PRECEDENCE: Final = (
+PRECEDENCE: Final = (
     _S.UNKNOWN,
     _S.ABSENT,
     _S.SENDING,
@@ -43,7 +43,7 @@ def task_state(intents: Iterable[Intent]) -> OrderState:
         So a task is at its end exactly when all of its requests are.
     """
     states = {intent.state for intent in intents if not intent.is_replaced}
-    return next((state for state in _PRECEDENCE if state in states), _S.PENDING)
+    return next((state for state in PRECEDENCE if state in states), _S.PENDING)
 
 
 def filled_of_task(intents: Iterable[Intent]) -> tuple[int, float | None]:

@@ -65,10 +65,59 @@ def test_refused_attempt_is_not_counted():
     assert limiter.try_acquire(SECOND) == 0
 
 
+calls = st.lists(st.tuples(st.integers(0, 20 * SECOND), st.booleans()), min_size=1, max_size=200)
+
+
+@given(st.integers(1, 12), st.integers(0, 4), st.integers(1, 60), calls)
+def test_spare_is_for_those_who_may_use_it_and_no_window_exceeds_the_whole(
+    usable, spare, window, steps
+):
+    limiter = CalendarLimiter(usable + spare, spare=spare, window_seconds=window)
+    now = 0
+    left: list[int] = []
+    for step, may_use_spare in steps:
+        now += step
+        inside = sum(at > now - window * SECOND for at in left)
+        assert limiter.used(now) == inside
+        allowed = usable + spare if may_use_spare else usable
+        went = limiter.try_acquire(now, may_use_spare=may_use_spare) == 0
+        assert went is (inside < allowed)
+        if went:
+            left.append(now)
+
+
+@given(st.integers(1, 12), gaps, st.integers(0, SECOND))
+def test_limiter_that_is_told_of_earlier_calls_waits_as_if_it_had_made_them(limit, steps, later):
+    first, second = CalendarLimiter(limit), CalendarLimiter(limit)
+    now = 0
+    left = []
+    for step in steps:
+        now += step
+        if first.try_acquire(now) == 0:
+            left.append(now)
+    second.restore(reversed(left))
+    assert second.wait_ns(now + later) == first.wait_ns(now + later)
+
+
+def test_clock_that_is_put_back_locks_nobody_out():
+    limiter = CalendarLimiter(2)
+    for _ in range(2):
+        assert limiter.try_acquire(3600 * SECOND) == 0
+    limiter.refused(3600 * SECOND)
+    assert limiter.wait_ns(10 * SECOND) == SECOND
+    assert limiter.try_acquire(11 * SECOND) == 0
+
+
 @pytest.mark.parametrize(
     ("limit", "options"),
-    [(0, {}), (3, {"spare": 3}), (3, {"spare": -1}), (3, {"margin_seconds": -0.1})],
+    [
+        (0, {}),
+        (3, {"spare": 3}),
+        (3, {"spare": -1}),
+        (3, {"margin_seconds": -0.1}),
+        (3, {"window_seconds": 0}),
+    ],
 )
 def test_senseless_limiter_is_refused(limit, options):
-    with pytest.raises(ValueError, match=r"limit|margin"):
+    with pytest.raises(ValueError, match=r"limit|margin|window"):
         CalendarLimiter(limit, **options)

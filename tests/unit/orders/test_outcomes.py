@@ -59,10 +59,8 @@ def is_proven(failure: CallFailure) -> bool:
         return False
     if failure.code == 400:
         return failure.exception in REASONED and bool(text.strip())
-    if failure.code in {403, 428}:
+    if failure.code in {403, 428, 429}:
         return True
-    if failure.code == 429:
-        return failure.exception in {"NetworkException", "DataException", "GeneralException"}
     return failure.code == 502 and "429" in text and text.startswith("unknown content-type")
 
 
@@ -120,6 +118,8 @@ def test_not_sent_is_said_only_of_what_did_not_leave(failure):
         ("GeneralException", 403, "IP is not whitelisted", Outcome.NOT_PERMITTED),
         ("GeneralException", 428, "Authorise the holdings", Outcome.NEEDS_AUTHORISATION),
         ("NetworkException", 429, "Too many requests", Outcome.LIMITED),
+        ("DataException", 429, "HTTP 429: Unknown Content-Type (text/html)", Outcome.LIMITED),
+        ("DataException", 502, "HTTP 403: Unknown Content-Type (text/html)", Outcome.AMBIGUOUS),
         ("NetworkException", 503, "Too many requests", Outcome.AMBIGUOUS),
         ("NetworkException", 504, "Gateway timed out", Outcome.AMBIGUOUS),
         ("DataException", 502, "Couldn't parse the JSON response: b'{'", Outcome.AMBIGUOUS),
@@ -151,6 +151,15 @@ def test_answers_as_seen_in_the_wild(exception, code, message, outcome):
 def test_page_of_the_limiter_is_known_by_its_heading_alone(page, outcome):
     message = f"Unknown Content-Type (text/html) with response: ({page.encode()!r})"
     assert classify(CallFailure("DataException", 502, message, request_sent=True)) is outcome
+
+
+def test_endless_message_proves_nothing_and_takes_no_time_to_say_so():
+    endless = "check " * 1_000_000
+    failure = CallFailure("OrderException", 400, endless, request_sent=True)
+    assert classify(failure) is Outcome.AMBIGUOUS
+    page = f"Unknown Content-Type (text/html) with response: (b'{endless}')"
+    failure = CallFailure("DataException", 502, page, request_sent=True)
+    assert classify(failure) is Outcome.AMBIGUOUS
 
 
 @pytest.mark.parametrize("name", NAMES[:1] + NAMES[1:2] + NAMES[5:10])
