@@ -100,6 +100,7 @@ class OrderDesk:
         self._touches: dict[int, Touch] = {}
         self._day = exchange.market.universe.day
         self._open: dict[str, bool] = {}
+        self._hours_due = monotonic()
         self.listeners: list[Listener] = []
 
     def book(self, account: Account) -> OrderBook:
@@ -226,8 +227,10 @@ class OrderDesk:
         Returns:
             Real seconds until this is to be called again, at most.
         """
-        self._turn_hours()
         now = self._monotonic()
+        if now >= self._hours_due:
+            self._hours_due = now + _TURN_SECONDS
+            self._turn_hours()
         for _ in range(len(self._steps)):
             if not self._steps or self._steps[0][0] > now:
                 break

@@ -416,7 +416,6 @@ class OrderBook:
             if first is None:
                 first = order
                 order.tags = (*order.tags, "autoslice", f"autoslice:{order.order_id}")
-                order.note(at_ns)
             else:
                 children.append(order)
             self._accept(order)

@@ -295,10 +295,6 @@ class Order:
         if change.market_protection is not None:
             self.market_protection = change.market_protection
 
-    def note(self, at_ns: int) -> None:
-        """Keep a snapshot of a change that is none of the status, such as a price."""
-        self._record(at_ns)
-
     def _record(self, at_ns: int) -> None:
         if self.live or self.exchange_ns:
             self.exchange_update_ns = at_ns
