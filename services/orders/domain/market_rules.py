@@ -79,12 +79,11 @@ def check_hours(
     """
     now = ist_datetime(at_ns)
     exchange = command.exchange.value
-    if instrument.expiry is not None and now >= calendar.expiry_instant(
-        exchange, instrument.expiry
-    ):
+    expiry = instrument.expiry
+    if expiry is not None and now >= calendar.expiry_instant(instrument.exchange, expiry):
         raise OrderRefusedError(
             "contract_expired",
-            f"{instrument.key} expired on {instrument.expiry}: order a later contract",
+            f"{instrument.key} expired on {expiry}: order a later contract",
             "tradingsymbol",
         )
     phase = calendar.phase(exchange, now)

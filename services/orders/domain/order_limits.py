@@ -95,16 +95,18 @@ def refuse_above(
     Raises:
         OrderRefusedError: A code that begins with `limit_`.
     """
+    is_change = new_orders == 0
     if limits.exchanges is not None and exchange not in limits.exchanges:
         allowed = ", ".join(sorted(limits.exchanges)) or "none"
-        raise _refused("exchange", f"{whose} may not order at {exchange}; allowed: {allowed}")
+        message = f"{whose} may not order at {exchange}; allowed: {allowed}"
+        raise _refused("exchange", message, None if is_change else "exchange")
     if limits.products is not None and product not in limits.products:
         allowed = ", ".join(sorted(limits.products)) or "none"
-        raise _refused("product", f"{whose} may not order {product}; allowed: {allowed}")
+        message = f"{whose} may not order {product}; allowed: {allowed}"
+        raise _refused("product", message, None if is_change else "product")
     if limits.max_quantity is not None and quantity > limits.max_quantity:
-        raise _refused(
-            "quantity", f"{whose} may order {limits.max_quantity} units at once, not {quantity}"
-        )
+        message = f"{whose} may order {limits.max_quantity} units at once, not {quantity}"
+        raise _refused("quantity", message, "quantity")
     if limits.max_value is not None:
         _refuse_value(limits.max_value, whose, quantity, price)
     _refuse_count(
@@ -148,5 +150,5 @@ def _refuse_count(
         )
 
 
-def _refused(code: str, message: str, field: str | None = None) -> OrderRefusedError:
-    return OrderRefusedError(f"limit_{code}", message, field or code)
+def _refused(code: str, message: str, field: str | None) -> OrderRefusedError:
+    return OrderRefusedError(f"limit_{code}", message, field)

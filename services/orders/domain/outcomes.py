@@ -67,6 +67,8 @@ _NOT_KNOWN: Final = re.compile(
     r"|gateway|no\s+response|could\s+not\s+(?:be\s+)?confirm",
     re.IGNORECASE,
 )
+# No reason for a refusal is longer. Of a page the beginning is read: its heading stands there.
+_LONGEST: Final = 2_000
 # kiteconnect hides the status of an answer that is no JSON and puts its body into the message. Only
 # a page that is headed by the status counts: "429" may stand in any page, as part of some number.
 _NOT_JSON: Final = "Unknown Content-Type"
@@ -95,7 +97,8 @@ def classify(failure: CallFailure) -> Outcome:
         return Outcome.NOT_SENT
     if failure.code == 502 and failure.message.startswith(_NOT_JSON):
         return Outcome.LIMITED if _is_limiter_page(failure) else Outcome.AMBIGUOUS
-    if not failure.message.strip() or _NOT_KNOWN.search(failure.message):
+    words = failure.message.strip()
+    if not words or len(words) > _LONGEST or _NOT_KNOWN.search(words):
         return Outcome.AMBIGUOUS
     return _of_status(failure)
 
@@ -137,7 +140,7 @@ def _of_status(failure: CallFailure) -> Outcome:
 
 
 def _is_limiter_page(failure: CallFailure) -> bool:
-    text = failure.message
+    text = failure.message[:_LONGEST]
     if _SERVER_FAULT.search(text) or _NOT_KNOWN.search(text):
         return False
     return bool(_LIMITER_PAGE.search(text) or _LIMITER_TEXT.search(text))

@@ -153,6 +153,15 @@ def test_page_of_the_limiter_is_known_by_its_heading_alone(page, outcome):
     assert classify(CallFailure("DataException", 502, message, request_sent=True)) is outcome
 
 
+def test_endless_message_proves_nothing_and_takes_no_time_to_say_so():
+    endless = "check " * 1_000_000
+    failure = CallFailure("OrderException", 400, endless, request_sent=True)
+    assert classify(failure) is Outcome.AMBIGUOUS
+    page = f"Unknown Content-Type (text/html) with response: (b'{endless}')"
+    failure = CallFailure("DataException", 502, page, request_sent=True)
+    assert classify(failure) is Outcome.AMBIGUOUS
+
+
 @pytest.mark.parametrize("name", NAMES[:1] + NAMES[1:2] + NAMES[5:10])
 def test_names_are_those_of_the_client_library(name):
     assert hasattr(exceptions, name)
