@@ -49,13 +49,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--per-second", type=float, default=5.0, help="commands per second and account"
     )
-    parser.add_argument("--faults", type=float, default=0.15, help="chance of a fault")
+    parser.add_argument("--faults", type=float, default=0.3, help="chance of a fault")
     parser.add_argument(
         "--kills",
         type=float,
         nargs=2,
         metavar=("SHORTEST", "LONGEST"),
-        default=(2.0, 8.0),
+        default=(6.0, 20.0),
         help="seconds between two kills",
     )
     parser.add_argument(
