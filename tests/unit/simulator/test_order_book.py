@@ -232,6 +232,21 @@ def test_an_order_on_its_way_can_be_neither_modified_nor_cancelled():
         book.modify(order, Change(price=1.0), touch(), NOW)
 
 
+def test_an_order_refuses_a_fill_or_a_status_that_cannot_be():
+    book = make_book()
+    order = place(book).order
+    with pytest.raises(ValueError, match="cannot be filled"):
+        order.fill("1", LOT, 10_000, NOW)
+    with pytest.raises(ValueError, match="cannot follow"):
+        order.enter(Status.COMPLETE, NOW)
+    settle(book, order, NOBODY)
+    with pytest.raises(ValueError, match="cannot be filled"):
+        order.fill("1", 2 * LOT, 10_000, NOW)
+    order.fill("1", LOT, 10_000, NOW)
+    with pytest.raises(ValueError, match="cannot follow"):
+        order.enter(Status.CANCELLED, NOW)
+
+
 def test_the_26th_modification_is_refused():
     book = make_book()
     order = placed(book, NOBODY)

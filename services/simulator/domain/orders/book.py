@@ -44,7 +44,7 @@ class Numbers:
     def __init__(self, real_now_ns: int) -> None:
         milliseconds = real_now_ns // 1_000_000
         self._order = milliseconds << 22
-        # Ten million trades a day go by before the next day's numbers begin.
+        # A process that begins a millisecond later begins a thousand numbers higher.
         self._exchange = milliseconds % 10**10 * 1_000
 
     def order_id(self) -> str:
