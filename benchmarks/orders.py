@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 from kiteconnect import KiteConnect
 
+from libs.common import logs
 from libs.common.bus.connection import Bus
 from libs.common.bus.cursor import OrderedCursor, StartPosition, StreamMessage
 from libs.common.contracts import streams, subjects
@@ -347,6 +348,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=200, help="of each way, one at a time")
     parser.add_argument("--each", type=int, default=50, help="per account, all at once")
     arguments = parser.parse_args()
+    logs.configure(service="benchmark", worker_id="benchmark", level="warning", style="console")
     with tempfile.TemporaryDirectory(prefix="tickfleet-orders-") as folder:
         asyncio.run(latency(arguments.orders, Path(folder) / "one"))
         asyncio.run(throughput(arguments.each, Path(folder) / "many"))

@@ -27,7 +27,8 @@ class DatabaseUnavailableError(RetryableError):
 
 
 # What a connection raises when the server is away, restarting or refusing, or gave up one of two
-# transactions that waited for each other.
+# transactions that waited for each other. The internal error is one too: asyncpg says "another
+# operation is in progress" of a connection whose server died in the middle of one.
 UNAVAILABLE = (
     OSError,
     TimeoutError,
@@ -38,6 +39,7 @@ UNAVAILABLE = (
     asyncpg.TooManyConnectionsError,
     asyncpg.DeadlockDetectedError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
 )
 
 

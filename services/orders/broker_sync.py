@@ -207,21 +207,18 @@ class BrokerSync:
         now = ist_datetime(self._clock.now_ns())
         book = await self._paced(broker.orders)
         trades = await self._paced(broker.trades)
-        positions = await self._paced(broker.positions)
         orders = order_rows(book, now)
         fills, unusable = trade_rows(trades, now)
         metrics.SYNC_BAD_ROWS_TOTAL.labels(account=self._account).inc(unusable)
-        if not self._owns():
-            raise AccountLostError(self._account)
+        self._require_account()
         await self._tables.store_book(
             [row for row in orders if self._stored_orders.get(row.order_id) != row],
             [row for row in fills if self._stored_trades.get(row.trade_id) != row],
-            positions,
-            now,
         )
         self._stored_orders = {row.order_id: row for row in orders}
         self._stored_trades = {row.trade_id: row for row in fills}
         differences = await self._compared(now, book)
+        await self._snapshot("positions", broker.positions, now)
         self._note(Reading.BOOK)
         return Synced(len(orders), len(fills), tuple(differences))
 
@@ -256,12 +253,25 @@ class BrokerSync:
 
     async def _read_funds(self, broker: AccountReader) -> None:
         now = ist_datetime(self._clock.now_ns())
-        holdings = await self._paced(broker.holdings)
-        margins = await self._paced(broker.margins)
+        await self._snapshot("holdings", broker.holdings, now)
+        await self._snapshot("margins", broker.margins, now)
+        self._note(Reading.FUNDS)
+
+    async def _snapshot(
+        self, kind: str, read: Callable[[], Awaitable[object]], now: datetime
+    ) -> None:
+        body = await self._paced(read)
+        self._require_account()
+        await self._tables.store_snapshot(kind, body, now)
+
+    def _require_account(self) -> None:
+        """Store nothing in another worker's term.
+
+        Raises:
+            AccountLostError: The account is not this process's any more.
+        """
         if not self._owns():
             raise AccountLostError(self._account)
-        await self._tables.store_funds(holdings, margins, now)
-        self._note(Reading.FUNDS)
 
     async def _paced(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a read when the account's limit has room for it."""

@@ -1,6 +1,6 @@
 """Keeps what the broker says in PostgreSQL, and reads what the ledger says of the same orders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -70,20 +70,12 @@ class BrokerTables:
         self._database = database
         self._account = account
 
-    async def store_book(
-        self,
-        orders: Sequence[OrderRow],
-        trades: Sequence[TradeRow],
-        positions: Mapping[str, Any],
-        taken_at: datetime,
-    ) -> None:
+    async def store_book(self, orders: Sequence[OrderRow], trades: Sequence[TradeRow]) -> None:
         """Store a reading of the book as one transaction.
 
         Args:
             orders: Those that may have changed.
             trades: Those that may be new.
-            positions: As the broker sends them.
-            taken_at: Aware: when the reading began.
         """
         async with self._database.acquire() as connection, connection.transaction():
             if orders:
@@ -107,15 +99,17 @@ class BrokerTables:
                     [_json(row.body) for row in trades],
                     [row.at for row in trades],
                 )
-            await connection.execute(
-                _SNAPSHOT, self._account, "positions", _json(positions), taken_at
-            )
 
-    async def store_funds(self, holdings: Any, margins: Any, taken_at: datetime) -> None:
-        """Store a reading of holdings and margins as one transaction."""
-        async with self._database.acquire() as connection, connection.transaction():
-            for kind, body in (("holdings", holdings), ("margins", margins)):
-                await connection.execute(_SNAPSHOT, self._account, kind, _json(body), taken_at)
+    async def store_snapshot(self, kind: str, body: Any, taken_at: datetime) -> None:
+        """Store what the broker shows now, unless a newer snapshot is there.
+
+        Args:
+            kind: `positions`, `holdings` or `margins`.
+            body: As the broker sends it.
+            taken_at: Aware: when the reading began.
+        """
+        async with self._database.acquire() as connection:
+            await connection.execute(_SNAPSHOT, self._account, kind, _json(body), taken_at)
 
     async def ledger_orders(
         self, tags: Sequence[str], order_ids: Sequence[str]

@@ -1,6 +1,7 @@
 """One run: a fleet, a load, faults and kills, then quiet, then the judgement."""
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from libs.common.contracts import codec, streams, subjects
 from libs.common.contracts.messages import KiteSession
 from libs.common.contracts.orders import OrderEvent, OrdersStatus
 from libs.common.kite.sessions import SessionSeal
+from libs.common.lifecycle import sleep_unless
 from libs.common.settings import NatsSettings
 from tests.chaos.lab import Lab, LabShape, running_lab
 from tests.chaos.load import Contract, Load
@@ -25,6 +27,7 @@ from tests.chaos.sabotage import sabotage
 from tests.chaos.tally import Placed, Request, Tally, Task, tally
 
 _LOOK_SECONDS = 0.5
+_REPORT_SECONDS = 15.0
 _READY_SECONDS = 120.0
 _CONTRACTS = 24
 # All of the order side but the death of a session, after which somebody has to log in.
@@ -59,7 +62,8 @@ class ChaosPlan:
         late_seconds: How late a fault answers, or an order appears; the ledger's window for
             unknown outcomes must be longer.
         window_seconds: That window.
-        shortest_kill_seconds: Between two kills.
+        shortest_kill_seconds: Between two kills. A killed worker's accounts are another's after
+            some six seconds: kill more often, and hardly anything is sent.
         longest_kill_seconds: Between two kills.
         settle_seconds: How long after the end of all faults tasks may take to settle.
         is_unsafe: Send again what may have been sent: the run must then find doubled orders.
@@ -69,11 +73,11 @@ class ChaosPlan:
     shape: LabShape = field(default_factory=LabShape)
     seed: int = 1
     per_second: float = 5.0
-    fault_probability: float = 0.15
+    fault_probability: float = 0.3
     late_seconds: float = 3.0
     window_seconds: float = 12.0
-    shortest_kill_seconds: float = 2.0
-    longest_kill_seconds: float = 8.0
+    shortest_kill_seconds: float = 6.0
+    longest_kill_seconds: float = 20.0
     settle_seconds: float = 240.0
     is_unsafe: bool = False
 
@@ -160,6 +164,7 @@ async def _run(lab: Lab, bus: Bus, chaos: ChaosPlan) -> Outcome:
                 longest_seconds=chaos.longest_kill_seconds,
             )
         )
+        group.create_task(_report(load, stop))
         try:
             await load.run()
         finally:
@@ -174,6 +179,12 @@ async def _run(lab: Lab, bus: Bus, chaos: ChaosPlan) -> Outcome:
         kills=Counter(lab.kills),
         seconds=time.monotonic() - began,
     )
+
+
+async def _report(load: Load, stop: asyncio.Event) -> None:
+    """Say now and then how far it is: the long form takes its time."""
+    while not await sleep_unless(stop, _REPORT_SECONDS):
+        print(f"{len(load.asked)} of {load.count} commands sent", file=sys.stderr)
 
 
 def _settings(chaos: ChaosPlan) -> dict[str, str]:

@@ -170,13 +170,27 @@ class Rig:
         )
 
 
+@pytest.fixture(scope="module")
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def postgres(tmp_path_factory):
+    async with running_postgres(tmp_path_factory.mktemp("pg")) as server:
+        yield server
+
+
 @pytest.fixture
-async def rig(tmp_path):
-    async with (
-        running_postgres(tmp_path / "pg") as server,
-        Database.opened(DatabaseSettings(database_url=SecretStr(server.url))) as database,
-    ):
-        yield Rig(database, server.url)
+async def rig(postgres):
+    settings = DatabaseSettings(database_url=SecretStr(postgres.url))
+    async with Database.opened(settings) as database:
+        made = Rig(database, postgres.url)
+        await made.rows(
+            "TRUNCATE order_events, order_intents, order_tasks,"
+            " broker_orders, broker_trades, broker_snapshots"
+        )
+        yield made
 
 
 async def test_all_that_the_broker_shows_is_kept_and_a_repetition_changes_nothing(rig):
@@ -219,9 +233,10 @@ async def test_order_in_an_end_state_is_not_put_back_by_an_older_book(rig):
 async def test_nothing_is_stored_once_the_account_is_anothers(rig):
     rig.book.rows, rig.book.fills = [row()], [fill()]
     rig.owned = False
+    before = failures("book", "lost")
 
     async with running(rig.sync.run):
-        await until(lambda: failures("book", "lost") > 0)
+        await until(lambda: failures("book", "lost") > before, 30)
 
     assert await rig.rows("SELECT 1 FROM broker_orders") == []
     assert await rig.rows("SELECT 1 FROM broker_snapshots") == []
@@ -274,9 +289,10 @@ async def test_trade_without_its_number_is_counted_and_the_others_are_kept(rig):
 async def test_reads_go_on_after_a_failure_of_the_broker(rig):
     rig.book.rows = [row()]
     rig.book.failing = CallFailure("ReadTimeout", None, "no answer", request_sent=True)
+    before = failures("book", "network")
 
     async with running(rig.sync.run):
-        await until(lambda: failures("book", "network") > 0)
+        await until(lambda: failures("book", "network") > before, 30)
         rig.book.failing = None
         await until_async(lambda: rig.rows("SELECT 1 FROM broker_snapshots WHERE kind = 'margins'"))
 
@@ -285,12 +301,12 @@ async def test_reads_go_on_after_a_failure_of_the_broker(rig):
 
 async def test_event_makes_the_book_be_read_and_not_the_funds(rig):
     async with running(rig.sync.run):
-        await until(lambda: "margins" in rig.book.reads)
+        await until(lambda: "margins" in rig.book.reads, 30)
         await until_async(lambda: rig.rows("SELECT 1 FROM broker_snapshots WHERE kind = 'margins'"))
         before = len(rig.book.reads)
         for _ in range(50):
             rig.sync.order_happened()
-        await until(lambda: len(rig.book.reads) >= before + 3)
+        await until(lambda: len(rig.book.reads) >= before + 3, 30)
 
     assert rig.book.reads[before:] == ["orders", "trades", "positions"]
 
@@ -303,7 +319,7 @@ async def test_without_a_session_nothing_is_read_and_with_one_all_is(rig):
         await asyncio.sleep(0)
         assert rig.book.reads == []
         rig.session = rig.book
-        await until(lambda: "margins" in rig.book.reads)
+        await until(lambda: "margins" in rig.book.reads, 30)
 
 
 def sample(name, **labels):
@@ -314,7 +330,7 @@ def failures(reading, reason):
     return sample("SYNC_FAILURES_TOTAL", account="main", reading=reading, reason=reason)
 
 
-async def until_async(condition, seconds=10.0):
+async def until_async(condition, seconds=30.0):
     """Wait for a condition that has to be asked of a server."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110  # Servers have no event.

@@ -37,7 +37,14 @@ class SyncSchedule:
         ValueError: A number of seconds is not positive.
     """
 
-    __slots__ = ("_at_close_ns", "_due_ns", "_happened_ns", "_intervals_ns", "_settle_ns")
+    __slots__ = (
+        "_at_close_ns",
+        "_due_ns",
+        "_happened_ns",
+        "_intervals_ns",
+        "_not_before_ns",
+        "_settle_ns",
+    )
 
     def __init__(
         self,
@@ -58,6 +65,8 @@ class SyncSchedule:
         self._due_ns = dict.fromkeys(Reading, 0)
         self._at_close_ns = first_close_ns
         self._happened_ns: int | None = None
+        # After a failure events do not hasten the next attempt: the broker needs its pause.
+        self._not_before_ns = 0
 
     def due(self, now_ns: int) -> list[Reading]:
         """The readings that are due now, the book first."""
@@ -75,11 +84,14 @@ class SyncSchedule:
     def happened(self, now_ns: int) -> None:
         """Something happened to an order: read the book soon; more of it changes nothing."""
         self._happened_ns = now_ns
-        self._due_ns[Reading.BOOK] = min(self._due_ns[Reading.BOOK], now_ns + self._settle_ns)
+        soon_ns = max(now_ns + self._settle_ns, self._not_before_ns)
+        self._due_ns[Reading.BOOK] = min(self._due_ns[Reading.BOOK], soon_ns)
 
     def done(self, reading: Reading, now_ns: int) -> None:
         """A reading that began at this moment has been stored."""
         self._due_ns[reading] = now_ns + self._intervals_ns[reading]
+        if reading is Reading.BOOK:
+            self._not_before_ns = 0
         happened_ns = self._happened_ns
         if reading is Reading.BOOK and happened_ns is not None and happened_ns >= now_ns:
             # It came while the book was being read, which may not show it yet.
@@ -88,6 +100,8 @@ class SyncSchedule:
     def failed(self, reading: Reading, now_ns: int, delay_seconds: float) -> None:
         """A reading came to nothing: it is due again after this delay."""
         self._due_ns[reading] = now_ns + max(1, round(delay_seconds * NS_PER_SECOND))
+        if reading is Reading.BOOK:
+            self._not_before_ns = self._due_ns[reading]
 
     def closed(self, next_close_ns: int | None) -> None:
         """Everything was read after a close; tell when the next one is."""

@@ -81,6 +81,19 @@ def test_failed_reading_is_due_again_after_its_delay_alone():
     assert made.due(34 * SECOND) == [Reading.BOOK]
 
 
+def test_events_do_not_hasten_the_attempt_after_a_failure():
+    made = finished()
+    made.failed(Reading.BOOK, 30 * SECOND, 10)
+    made.happened(31 * SECOND)
+
+    assert made.due(39 * SECOND) == []
+    assert made.due(40 * SECOND) == [Reading.BOOK]
+
+    made.done(Reading.BOOK, 40 * SECOND)
+    made.happened(41 * SECOND)
+    assert made.due(42 * SECOND) == [Reading.BOOK]
+
+
 def test_close_makes_everything_due_once():
     made = finished(first_close_ns=10 * SECOND)
 
