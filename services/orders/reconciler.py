@@ -115,7 +115,7 @@ class Reconciler:
                 continue
             way, order = self._pushes[0]
             try:
-                used = await self._see(order, is_look=False)
+                used = await self._see(order, time.time_ns(), is_look=False)
             except DatabaseUnavailableError as error:
                 log.info("reconciler.waits", account=self._account, reason=error.reason)
                 await changed_or_stopped(asyncio.Event(), stop, _NO_SESSION_SECONDS)
@@ -189,6 +189,8 @@ class Reconciler:
             ]
             if suspects:
                 self._checkpoint(Step.UNKNOWN_NOT_LOOKED)
+            # An answer may be as old as its question: a window that ends in between is not over.
+            asked_at_ns = time.time_ns()
             try:
                 rows = await broker.orders()
             except OrderCallError as error:
@@ -199,7 +201,7 @@ class Reconciler:
                 log.error("order_book.unreadable", account=self._account, reason=str(error))
                 return False
             metrics.BOOK_READS_TOTAL.labels(account=self._account, outcome="ok").inc()
-            await self._compare(rows, suspects)
+            await self._compare(rows, suspects, asked_at_ns)
             return True
 
     def _note_failure(self, broker: OrderBroker, error: OrderCallError) -> None:
@@ -209,7 +211,9 @@ class Reconciler:
         if outcome is Outcome.SESSION_REFUSED:
             self._refuse_session(broker, error.failure.message)
 
-    async def _compare(self, rows: Iterable[BrokerOrder], suspects: list[tuple[Task, str]]) -> None:
+    async def _compare(
+        self, rows: Iterable[BrokerOrder], suspects: list[tuple[Task, str]], asked_at_ns: int
+    ) -> None:
         rows = list(rows)
         await self._load([tag for row in rows for tag in (row.tag, *row.tags) if tag])
         awaited = {
@@ -220,19 +224,18 @@ class Reconciler:
             shown.update(tag for tag in (row.tag, *row.tags) if tag)
             if self._rows.get(row.order_id) == row and row.order_id not in awaited:
                 continue
-            await self._see(row, is_look=True)
+            await self._see(row, asked_at_ns, is_look=True)
         # A new day's book is empty: what it no longer shows is forgotten.
         self._rows = {row.order_id: self._rows.get(row.order_id, row) for row in rows}
-        now = time.time_ns()
         for task, tag in suspects:
             intent = task.with_tag(tag)
             if intent is None or not _is_suspect(intent):
                 continue
             is_shown = tag in shown if intent.order_id is None else intent.order_id in self._rows
             if not is_shown:
-                await self._journal.move(task, tag, NotSeen(at_ns=now))
+                await self._journal.move(task, tag, NotSeen(at_ns=asked_at_ns))
 
-    async def _see(self, row: BrokerOrder, *, is_look: bool) -> bool:
+    async def _see(self, row: BrokerOrder, at_ns: int, *, is_look: bool) -> bool:
         """Let every request that an order is about know of it; gives whether there was one."""
         known = self._rows.get(row.order_id)
         if is_look or known is None or not known.is_final:
@@ -245,7 +248,7 @@ class Reconciler:
             self._calm = 1.0
         for task, tag in found:
             self._checkpoint(Step.SEEN_NOT_COMMITTED)
-            event = RowSeen(at_ns=time.time_ns(), order=row, is_look=is_look)
+            event = RowSeen(at_ns=at_ns, order=row, is_look=is_look)
             try:
                 await self._journal.move(task, tag, event)
             except (OrderNumberTakenError, TaskGoneError) as error:
