@@ -136,6 +136,7 @@ class AccountWorker:
             outbox=self._outbox,
             book=self.book,
             rules=_lifecycle_rules(settings),
+            signature={"worker": lease.member, "epoch": lease.epoch},
             stop=self._stop,
             stop_seconds=settings.orders_stop_seconds,
             resume=self._start,
