@@ -1,4 +1,4 @@
-"""A Kite Connect look-alike: login, REST and binary WebSocket over a seeded option market.
+"""A Kite Connect look-alike: login, REST, orders and WebSocket over a seeded option market.
 
 It is the fleet's feed in demos and outside market hours, and its opponent in tests: faults can be
 ordered over `/sim/faults`. It speaks to the unmodified `kiteconnect` package and knows nothing of

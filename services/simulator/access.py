@@ -1,7 +1,7 @@
 """Who asks, and may they: the Authorization header, the limits, and replies in Kite's envelope."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -14,7 +14,10 @@ from services.simulator.domain.rate_limits import RateLimiter, RequestClass
 from services.simulator.domain.sessions import Session, Sessions
 from services.simulator.errors import InputError, KiteError, TokenError, TooManyRequestsError
 
-_LONGEST_FORM_BYTES = 65_536
+LONGEST_BODY_BYTES = 65_536
+"""More is refused."""
+
+T = TypeVar("T")
 
 
 class Access:
@@ -71,15 +74,32 @@ async def form_of(request: Request) -> dict[str, str]:
     Raises:
         InputError: The body is too large or no text.
     """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LONGEST_FORM_BYTES:
-            raise InputError("The request body is too large.")
+    body = await _body_of(request)
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True))
     except (UnicodeDecodeError, ValueError) as error:
         raise InputError("The request body is no URL-encoded form.") from error
+
+
+async def json_of(request: Request, kind: type[T]) -> T:
+    """Read a JSON body.
+
+    Raises:
+        InputError: The body is too large, or not of that kind.
+    """
+    try:
+        return msgspec.json.decode(await _body_of(request), type=kind)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise InputError(f"Invalid request body: {error}") from None
+
+
+async def _body_of(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LONGEST_BODY_BYTES:
+            raise InputError("The request body is too large.")
+    return body
 
 
 def required(form: Mapping[str, str], name: str) -> str:

@@ -1,5 +1,6 @@
 """The flow of the simulator: a clock moves a market, a feed streams it, a desk trades in it."""
 
+import itertools
 import time
 from dataclasses import dataclass
 
@@ -17,33 +18,46 @@ from libs.common.http_server import http_server
 from libs.common.lifecycle import Lifecycle
 from services.simulator.access import Access, json_reply, refusal
 from services.simulator.domain.faults import FaultBook
+from services.simulator.domain.order_faults import Channel, OrderFaultBook
 from services.simulator.domain.rate_limits import RateLimiter
 from services.simulator.domain.session_clock import SessionClock, resolve_start
 from services.simulator.domain.sessions import Sessions
 from services.simulator.errors import FaultError, KiteError
 from services.simulator.exchange import Exchange
 from services.simulator.feed import Feed
+from services.simulator.gtt_desk import GttDesk
 from services.simulator.order_desk import OrderDesk
+from services.simulator.order_gate import OrderGate
+from services.simulator.order_updates import OrderUpdates, Sink
+from services.simulator.portfolio_desk import PortfolioDesk
+from services.simulator.postbacks import Postbacks
+from services.simulator.protocols import TransparentHttp, TransparentWebSocket
 from services.simulator.routes.control import ControlRoutes, ReplyFaults
+from services.simulator.routes.gtt import GttRoutes
 from services.simulator.routes.login import LoginRoutes
 from services.simulator.routes.market import MarketRoutes
 from services.simulator.routes.orders import OrderRoutes
+from services.simulator.routes.portfolio import PortfolioRoutes
 from services.simulator.routes.stream import StreamRoute
 from services.simulator.routes.user import UserRoutes
 from services.simulator.settings import SimulatorSettings
-from services.simulator.websocket_protocol import TransparentWebSocket
 
 log = logs.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Simulator:
     """The parts of a running simulator."""
 
     exchange: Exchange
     feed: Feed
     orders: OrderDesk
+    portfolio: PortfolioDesk
+    gtt: GttDesk
+    updates: OrderUpdates
+    postbacks: Postbacks | None
     faults: FaultBook
+    order_faults: OrderFaultBook
     sessions: Sessions
     access: Access
     heartbeat_seconds: float
@@ -59,7 +73,9 @@ def build(settings: SimulatorSettings) -> Simulator:
         skip_closed=settings.sim_skip_closed,
         calendar=CALENDAR,
     )
-    faults = FaultBook(time.monotonic)
+    fault_numbers = itertools.count(1)
+    faults = FaultBook(time.monotonic, fault_numbers)
+    order_faults = OrderFaultBook(time.monotonic, fault_numbers)
     sessions = Sessions(
         settings.accounts(),
         seed=settings.sim_seed,
@@ -92,10 +108,30 @@ def build(settings: SimulatorSettings) -> Simulator:
         seed=settings.sim_seed,
     )
     exchange.watch(orders.on_step)
-    orders.listeners.append(lambda account, body: feed.send_order(account.api_key, body))
+    gtt = GttDesk(exchange, orders, settings.accounts())
+    exchange.watch(gtt.on_step)
+    postbacks = Postbacks(str(settings.sim_postback_url)) if settings.sim_postback_url else None
+    sinks: dict[Channel, Sink] = {
+        Channel.WEBSOCKET: lambda account, body: feed.send_order(account.api_key, body)
+    }
+    if postbacks is not None:
+        sinks[Channel.POSTBACK] = postbacks.put
+    updates = OrderUpdates(order_faults, sinks)
+    orders.listeners.append(updates.tell)
     access = Access(sessions, RateLimiter(enabled=settings.sim_rate_limits), real_clock)
     return Simulator(
-        exchange, feed, orders, faults, sessions, access, settings.sim_heartbeat_seconds
+        exchange=exchange,
+        feed=feed,
+        orders=orders,
+        portfolio=PortfolioDesk(exchange, orders, seed=settings.sim_seed),
+        gtt=gtt,
+        updates=updates,
+        postbacks=postbacks,
+        faults=faults,
+        order_faults=order_faults,
+        sessions=sessions,
+        access=access,
+        heartbeat_seconds=settings.sim_heartbeat_seconds,
     )
 
 
@@ -111,12 +147,17 @@ def create_app(simulator: Simulator, health: Health) -> Starlette:
         *UserRoutes(sessions, simulator.access, exchange.clock).routes(),
         *MarketRoutes(exchange, simulator.access, simulator.faults).routes(),
         *OrderRoutes(simulator.orders, simulator.access).routes(),
-        *ControlRoutes(exchange, feed, simulator.faults, sessions).routes(),
+        *PortfolioRoutes(simulator.portfolio, simulator.orders, simulator.access).routes(),
+        *GttRoutes(simulator.gtt, simulator.access).routes(),
+        *ControlRoutes(exchange, feed, simulator.faults, simulator.order_faults, sessions).routes(),
         *health.routes(),
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(ReplyFaults, faults=simulator.faults)],
+        middleware=[
+            Middleware(ReplyFaults, faults=simulator.faults),
+            Middleware(OrderGate, faults=simulator.order_faults, sessions=sessions),
+        ],
         exception_handlers={
             KiteError: _kite_error,
             FaultError: _fault_error,
@@ -145,6 +186,7 @@ async def serve(settings: SimulatorSettings, life: Lifecycle) -> None:
         port_setting="SIM_PORT",
         life=life,
         lifespan="off",
+        http=TransparentHttp,
         ws=TransparentWebSocket,
         # Kite never pings, and its client takes an unsolicited pong for a promise of more.
         ws_ping_interval=None,
@@ -153,9 +195,12 @@ async def serve(settings: SimulatorSettings, life: Lifecycle) -> None:
     ):
         life.spawn(exchange.run(life.stop), name="market")
         life.spawn(simulator.orders.run(life.stop), name="orders")
+        if simulator.postbacks is not None:
+            life.spawn(simulator.postbacks.run(life.stop), name="postbacks")
         try:
             await life.until_stopped()
         finally:
+            simulator.updates.close()
             exchange.close()
 
 

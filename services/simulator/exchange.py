@@ -96,7 +96,7 @@ class Exchange:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while not stop.is_set():
-            await self._turn_the_day()
+            await self.turn_the_day()
             self._feed.hang_up_dead()
             burst = self._faults.find(FaultKind.BURST, None)
             if self.is_open:
@@ -108,7 +108,8 @@ class Exchange:
             due = max(due + pause, loop.time())
             await sleep_unless(stop, max(due - loop.time(), _SHORTEST_PAUSE_SECONDS))
 
-    async def _turn_the_day(self) -> None:
+    async def turn_the_day(self) -> None:
+        """Open another market when the clock has come to another trading day."""
         today = self._today()
         if today == self.market.universe.day:
             return

@@ -1,9 +1,6 @@
 """The WebSocket side: connections with bounded outboxes, and who gets which frame."""
 
 import asyncio
-import os
-import socket
-import struct
 from collections import deque
 from collections.abc import Iterator
 
@@ -11,7 +8,7 @@ import msgspec
 import numpy as np
 
 from libs.common import logs
-from services.simulator import metrics
+from services.simulator import metrics, transports
 from services.simulator.domain.encoding import NOTHING, Batch, Plan, encode, plan_of, union
 from services.simulator.domain.faults import Fault, FaultBook, FaultKind
 from services.simulator.domain.market import Market, Quotes
@@ -27,8 +24,6 @@ log = logs.get_logger(__name__)
 
 _HEARTBEAT = b"\x00"
 _GARBAGE_SEED = 0
-# SO_LINGER on, 0 seconds: closing sends RST instead of FIN.
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Outbox:
@@ -98,14 +93,8 @@ class Connection:
 
     def reset(self) -> None:
         """Break the TCP connection with RST."""
-        if self._transport is None:
-            return
-        raw = self._transport.get_extra_info("socket")
-        # A duplicate descriptor: uvloop's own socket object refuses setsockopt, the option belongs
-        # to the socket below both.
-        with socket.socket(fileno=os.dup(raw.fileno())) as same:
-            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self.abort()
+        if self._transport is not None:
+            transports.reset(self._transport)
 
 
 class Feed:

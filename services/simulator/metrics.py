@@ -42,3 +42,10 @@ ORDERS_RESTING = Gauge("sim_orders_resting", "Orders resting at the exchange")
 
 # What accounts were told about their orders, whether or not a socket was there to hear it.
 ORDER_UPDATES_TOTAL = Counter("sim_order_updates_total", "Order updates")
+
+# Postbacks by what became of them: delivered, retried (an attempt failed, more follow), failed (the
+# last one did) and dropped (too many waited). Failed or dropped: look at SIM_POSTBACK_URL.
+POSTBACKS_TOTAL = Counter("sim_postbacks_total", "Postbacks by outcome", ["outcome"])
+
+# GTT triggers that were reached, by whether their order was placed.
+GTT_TRIGGERED_TOTAL = Counter("sim_gtt_triggered_total", "GTTs that were triggered", ["outcome"])

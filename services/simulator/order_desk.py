@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from libs.common import logs
 from libs.common.domain.clock import Clock
 from libs.common.domain.market_calendar import MarketCalendar
@@ -20,6 +22,7 @@ from services.simulator.domain.orders.contract import Contract, Touch, contract_
 from services.simulator.domain.orders.hours import Hours, hours
 from services.simulator.domain.orders.order import Order, Status
 from services.simulator.domain.orders.ticket import Change, Ticket
+from services.simulator.domain.session_clock import trading_day
 from services.simulator.errors import InputError, OrderError
 from services.simulator.exchange import Exchange
 
@@ -93,8 +96,11 @@ class OrderDesk:
         self._due = asyncio.Event()
         self._hidden: dict[str, float] = {}
         self._working: dict[int, dict[str, tuple[OrderBook, Order]]] = {}
+        self._touched: object = None
+        self._touches: dict[int, Touch] = {}
         self._day = exchange.market.universe.day
         self._open: dict[str, bool] = {}
+        self._hours_due = monotonic()
         self.listeners: list[Listener] = []
 
     def book(self, account: Account) -> OrderBook:
@@ -128,6 +134,15 @@ class OrderDesk:
         until = self._hidden.get(order.order_id)
         return until is not None and self._monotonic() < until
 
+    def look_up(self, exchange: str, tradingsymbol: str) -> tuple[Contract, Touch]:
+        """Give an instrument and its market.
+
+        Raises:
+            InputError: It is not listed, or cannot be traded.
+        """
+        contract = self._contract(exchange, tradingsymbol)
+        return contract, self._touch(contract)
+
     def place(self, account: Account, ticket: Ticket, *, hold_seconds: float = 0.0) -> Placement:
         """Take an order in: every request to place one passes here, and exists from here on.
 
@@ -146,7 +161,7 @@ class OrderDesk:
             ticket,
             contract,
             self._touch(contract),
-            now=hours(ticket.exchange, at_ns, self._calendar),
+            now=self._hours(ticket.exchange, at_ns),
             at_ns=at_ns,
         )
         self._settle(book, hold_seconds)
@@ -181,7 +196,7 @@ class OrderDesk:
     def on_step(self) -> None:
         """Match what rests with the market after a step of it."""
         self._turn_day()
-        market, quotes = self._exchange.market, self._exchange.quotes
+        quotes = self._exchange.quotes
         at_ns = self._exchange.clock.now_ns()
         for row in [row for row in self._working if quotes.ticked[row]]:
             last, bid, ask = int(quotes.last[row]), int(quotes.bid[row]), int(quotes.ask[row])
@@ -190,7 +205,7 @@ class OrderDesk:
             ]
             if not reached or not self._is_open(reached[0][1].contract.exchange, at_ns):
                 continue
-            touch = touch_of(market, quotes, reached[0][1].contract)
+            touch = self._touch(reached[0][1].contract)
             for book, order in reached:
                 book.match(order, touch, at_ns)
                 self._settle(book)
@@ -200,16 +215,22 @@ class OrderDesk:
         """Let orders take their steps until stopped."""
         while not stop.is_set():
             self._due.clear()
-            self._turn_hours()
-            pause = self._take_due_steps()
+            pause = self.turn()
             # Stopping waits for a turn at most.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, _TURN_SECONDS)):
                     await self._due.wait()
 
-    def _take_due_steps(self) -> float:
-        """Let every order whose time has come take its step; give seconds until the next one."""
+    def turn(self) -> float:
+        """Let every order whose time has come take its step.
+
+        Returns:
+            Real seconds until this is to be called again, at most.
+        """
         now = self._monotonic()
+        if now >= self._hours_due:
+            self._hours_due = now + _TURN_SECONDS
+            self._turn_hours()
         for _ in range(len(self._steps)):
             if not self._steps or self._steps[0][0] > now:
                 break
@@ -223,6 +244,9 @@ class OrderDesk:
         at_ns = self._exchange.clock.now_ns()
         listed = order.contract.token in self._exchange.market.universe.row_of_token
         touch = self._touch(order.contract) if listed else None
+        if touch is not None and not self._is_open(order.contract.exchange, at_ns):
+            # It came too late: nobody is there to trade with.
+            touch = msgspec.structs.replace(touch, bids=(), asks=())
         if book.advance(order, touch, at_ns):
             self._schedule(book, order)
         self._settle(book)
@@ -257,7 +281,6 @@ class OrderDesk:
             self._working[row].pop(order.order_id, None)
             if not self._working[row]:
                 del self._working[row]
-        metrics.ORDERS_RESTING.set(sum(len(orders) for orders in self._working.values()))
 
     def _turn_hours(self) -> None:
         """End what a close or its own minutes end; let go what waited for an open."""
@@ -277,6 +300,7 @@ class OrderDesk:
                 if order.is_terminal:
                     self._settle(book)
                     self._file(book, order)
+        metrics.ORDERS_RESTING.set(sum(len(orders) for orders in self._working.values()))
 
     def _turn_day(self) -> None:
         """Empty the books when the market has gone over to another day."""
@@ -309,7 +333,22 @@ class OrderDesk:
         return contract
 
     def _touch(self, contract: Contract) -> Touch:
-        return touch_of(self._exchange.market, self._exchange.quotes, contract)
+        """Give the market of an instrument; the same one until the market's next step."""
+        quotes = self._exchange.quotes
+        if self._touched is not quotes:
+            self._touched = quotes
+            self._touches.clear()
+        touch = self._touches.get(contract.token)
+        if touch is None:
+            touch = touch_of(self._exchange.market, quotes, contract)
+            self._touches[contract.token] = touch
+        return touch
 
     def _is_open(self, exchange: str, at_ns: int) -> bool:
-        return hours(exchange, at_ns, self._calendar) is Hours.OPEN
+        return self._hours(exchange, at_ns) is Hours.OPEN
+
+    def _hours(self, exchange: str, at_ns: int) -> Hours:
+        # Between the clock's turn and the market's, an order would go into yesterday's book.
+        if trading_day(at_ns, self._calendar) != self._exchange.market.universe.day:
+            return Hours.SHUT
+        return hours(exchange, at_ns, self._calendar)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from libs.common.domain.market_calendar import CALENDAR
 from libs.common.settings import BaseServiceSettings, Port
@@ -60,6 +60,8 @@ class SimulatorSettings(BaseServiceSettings):
         sim_orders_per_day: Most orders of an account and day; it bounds the books, too.
         sim_risk_replies: Whether the risk system's rejections come in the reply (400) instead of
             in the order book.
+        sim_postback_url: Where updates of orders are posted, as to an app's postback URL; unset:
+            nowhere.
     """
 
     sim_host: str = "127.0.0.1"
@@ -83,6 +85,7 @@ class SimulatorSettings(BaseServiceSettings):
     sim_funds: float = Field(default=1e9, ge=0, le=1e13)
     sim_orders_per_day: int = Field(default=5_000, ge=1, le=100_000)
     sim_risk_replies: bool = False
+    sim_postback_url: HttpUrl | None = None
 
     @field_validator("sim_start")
     @classmethod

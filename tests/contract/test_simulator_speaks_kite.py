@@ -279,3 +279,29 @@ async def test_text_messages_reach_kite_tickers_callbacks(simulator):
         simulator.fault(kind="text_message", type="order", data={"order_id": "1"})
         assert (await client.event("error"))["reason"] == "mind the gap"
         assert (await client.event("order"))["data"] == {"order_id": "1"}
+
+
+async def test_an_orders_updates_reach_kite_tickers_callback(simulator, kite):
+    token = await asyncio.to_thread(option_token, kite)
+    rows = await asyncio.to_thread(kite.instruments, "NFO")
+    option = next(row for row in rows if row["instrument_token"] == token)
+    async with ticker(simulator, 1, kite.access_token, full=[token]) as client:
+        await client.event("ticks")
+        order_id = await asyncio.to_thread(
+            kite.place_order,
+            "regular",
+            "NFO",
+            option["tradingsymbol"],
+            "BUY",
+            option["lot_size"],
+            "NRML",
+            "MARKET",
+            market_protection=-1,
+            tag="heard",
+        )
+        done = await client.next(
+            lambda event: event["event"] == "order" and event["data"]["status"] == "COMPLETE"
+        )
+    assert done["data"]["order_id"] == order_id
+    assert done["data"]["tag"] == "heard"
+    assert done["data"]["filled_quantity"] == option["lot_size"]

@@ -166,6 +166,16 @@ def trickle(connection: socket.socket, server: ScriptedHttp) -> bool:
     return False
 
 
+def pausing(act: Act, seconds: float) -> Act:
+    """Do something a little later."""
+
+    def later(connection: socket.socket, server: ScriptedHttp) -> bool:
+        server.released.wait(seconds)
+        return act(connection, server)
+
+    return later
+
+
 def answer_once_and_close(act: Act) -> Act:
     """Answer as if the connection stayed open, and close it after all."""
 

@@ -1,7 +1,10 @@
 """Every way a call about orders can fail, on real sockets: what is known afterwards is true."""
 
 import asyncio
+import collections
 import contextlib
+import random
+import re
 import socket
 import ssl
 import threading
@@ -27,6 +30,7 @@ from tests.fakes.scripted_http import (
     answer,
     answer_once_and_close,
     hang_up,
+    pausing,
     placed,
     redirected,
     refused,
@@ -497,6 +501,46 @@ async def test_other_reads_come_as_the_broker_sends_them() -> None:
         assert await client.margins() == {"equity": {"net": 1.5}}
         with pytest.raises(OrderCallError):
             await client.positions()
+
+
+async def test_hasty_callers_are_never_told_that_nothing_was_sent_when_something_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = kite_orders._Threads("test-order", 4, 1_000)
+    monkeypatch.setattr(kite_orders, "_WRITES", threads)
+    luck = random.Random(3)
+    deadlines = [luck.choice((0.0, luck.uniform(0, 0.2), 5.0)) for _ in range(300)]
+    acts = [placed(), pausing(placed(), 0.02), pausing(hang_up, 0.01), reset]
+
+    def any_act(connection: socket.socket, server: ScriptedHttp) -> bool:
+        return luck.choice(acts)(connection, server)
+
+    async def call(number: int) -> bool | None:
+        """Whether a failed call was sent by its own account; None when it succeeded."""
+        client = clients[number % len(clients)]
+        client._deadline_seconds = deadlines[number]
+        try:
+            await client.place(ORDER, f"tf{number:04d}x")
+        except OrderCallError as error:
+            return error.failure.request_sent
+        return None
+
+    with ScriptedHttp(any_act) as server:
+        clients = [broker(server.url) for _ in range(3)]
+        told = await asyncio.gather(*(call(number) for number in range(len(deadlines))))
+        # Whatever still waits or runs in a thread has its say before the requests are counted.
+        await asyncio.to_thread(threads._pool.shutdown)
+    arrived = collections.Counter(
+        match.group()
+        for request in server.requests
+        for match in [re.search(rb"tf\d+x", request)]
+        if match
+    )
+    assert max(arrived.values()) == 1, "no request arrived twice"
+    for number, sent in enumerate(told):
+        if sent is not True:
+            assert arrived[f"tf{number:04d}x".encode()] == (sent is None)
+    assert {None, True, False} == set(told), "all three ends were seen"
 
 
 async def test_orders_do_not_wait_for_reads() -> None:

@@ -150,9 +150,9 @@ def parse_any_fault(body: bytes, known_keys: list[str]) -> Fault | OrderFault:
         kind = msgspec.json.decode(body, type=_Kind).kind
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FaultError("body", f"must be a JSON object with a kind: {error}") from error
-    if kind in set(FaultKind):
+    if kind in list(FaultKind):
         return parse_fault(body, known_keys)
-    if kind not in set(OrderFaultKind):
+    if kind not in list(OrderFaultKind):
         raise FaultError("kind", f"must be one of {', '.join([*FaultKind, *OrderFaultKind])}")
     try:
         fault = msgspec.json.decode(body, type=OrderFault)

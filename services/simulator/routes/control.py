@@ -18,7 +18,12 @@ from services.simulator.domain.faults import (
     ActiveFault,
     FaultBook,
     FaultKind,
-    parse_fault,
+)
+from services.simulator.domain.order_faults import (
+    ActiveOrderFault,
+    OrderFault,
+    OrderFaultBook,
+    parse_any_fault,
 )
 from services.simulator.domain.sessions import Sessions
 from services.simulator.errors import FaultError
@@ -35,15 +40,22 @@ class ControlRoutes:
         exchange: The running market.
         feed: The connections.
         faults: The faults in force.
+        order_faults: Those of the order side.
         sessions: Know the api_keys.
     """
 
     def __init__(
-        self, exchange: Exchange, feed: Feed, faults: FaultBook, sessions: Sessions
+        self,
+        exchange: Exchange,
+        feed: Feed,
+        faults: FaultBook,
+        order_faults: OrderFaultBook,
+        sessions: Sessions,
     ) -> None:
         self._exchange = exchange
         self._feed = feed
         self._faults = faults
+        self._order_faults = order_faults
         self._sessions = sessions
         self._last_look = (time.monotonic(), 0)
 
@@ -60,11 +72,18 @@ class ControlRoutes:
     async def list_faults(self, request: Request) -> Response:
         """Give the faults in force."""
         del request
-        return json_reply({"faults": [_fault_row(entry) for entry in self._faults.active()]})
+        entries: list[ActiveFault | ActiveOrderFault] = [
+            *self._faults.active(),
+            *self._order_faults.active(),
+        ]
+        rows = [_fault_row(entry) for entry in sorted(entries, key=lambda entry: entry.id)]
+        return json_reply({"faults": rows})
 
     async def add_fault(self, request: Request) -> Response:
         """Put a fault into force, or do it at once."""
-        fault = parse_fault(await request.body(), self._sessions.api_keys)
+        fault = parse_any_fault(await request.body(), self._sessions.api_keys)
+        if isinstance(fault, OrderFault):
+            return json_reply(_fault_row(self._order_faults.add(fault)), 201)
         entry = self._faults.add(fault)
         row = _fault_row(entry)
         if fault.kind in IMMEDIATE:
@@ -76,7 +95,8 @@ class ControlRoutes:
         text = request.query_params.get("id")
         if text is not None and not text.isdecimal():
             raise FaultError("id", "must be the number of a fault")
-        lifted = self._faults.remove(None if text is None else int(text))
+        number = None if text is None else int(text)
+        lifted = self._faults.remove(number) + self._order_faults.remove(number)
         return json_reply({"lifted": lifted})
 
     async def set_clock(self, request: Request) -> Response:
@@ -182,6 +202,6 @@ class ReplyFaults:
         await response(scope, receive, send)
 
 
-def _fault_row(entry: ActiveFault) -> dict[str, object]:
+def _fault_row(entry: ActiveFault | ActiveOrderFault) -> dict[str, object]:
     row: dict[str, object] = msgspec.to_builtins(entry.fault)
     return {"id": entry.id, **row, "fired": entry.fired}

@@ -13,6 +13,7 @@ from services.simulator.domain.orders.ticket import read_change, read_ticket, re
 from services.simulator.domain.rate_limits import RequestClass
 from services.simulator.errors import FaultError
 from services.simulator.order_desk import OrderDesk
+from services.simulator.order_gate import HOLD_SECONDS
 
 
 class OrderRoutes:
@@ -44,7 +45,9 @@ class OrderRoutes:
         """Place an order."""
         account = self._access.session(request, RequestClass.ORDER).account
         ticket = read_ticket(read_variety(request.path_params["variety"]), await form_of(request))
-        placement = self._desk.place(account, ticket)
+        # A fault may keep the order out of sight for a while.
+        hold_seconds = getattr(request.state, HOLD_SECONDS, 0.0)
+        placement = self._desk.place(account, ticket, hold_seconds=hold_seconds)
         return success(placement.reply(autoslice=ticket.autoslice))
 
     async def modify(self, request: Request) -> Response:

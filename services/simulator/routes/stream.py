@@ -14,6 +14,7 @@ from services.simulator.domain.faults import FaultBook, FaultKind
 from services.simulator.domain.sessions import Session, Sessions
 from services.simulator.errors import TokenError, TooManyRequestsError
 from services.simulator.feed import Connection, Feed
+from services.simulator.protocols import TRANSPORT
 
 log = logs.get_logger(__name__)
 
@@ -55,7 +56,7 @@ class StreamRoute:
         except TokenError as error:
             await websocket.send_denial_response(refusal(error))
             return
-        connection = self._feed.connect(session, websocket.scope["state"].get("transport"))
+        connection = self._feed.connect(session, websocket.scope["state"].get(TRANSPORT))
         if connection is None:
             await websocket.send_denial_response(refusal(TooManyRequestsError()))
             return

@@ -50,6 +50,18 @@ def test_each_class_has_its_own_budget_per_calendar_second_and_key():
     assert limiter.refused == 4
 
 
+def test_orders_have_a_budget_of_their_own_per_second_and_per_minute():
+    limiter = RateLimiter()
+    assert sum(limiter.allow("a", RequestClass.OTHER, 60) for _ in range(11)) == 10
+    taken = [
+        sum(limiter.allow("a", RequestClass.ORDER, 60 + second) for _ in range(11))
+        for second in range(60)
+    ]
+    assert taken == [10] * 40 + [0] * 20
+    assert limiter.allow("b", RequestClass.ORDER, 119)
+    assert limiter.allow("a", RequestClass.ORDER, 120)
+
+
 def test_a_limiter_that_is_off_allows_everything():
     limiter = RateLimiter(enabled=False)
     assert all(limiter.allow("a", RequestClass.QUOTE, 5) for _ in range(100))

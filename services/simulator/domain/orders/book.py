@@ -44,7 +44,7 @@ class Numbers:
     def __init__(self, real_now_ns: int) -> None:
         milliseconds = real_now_ns // 1_000_000
         self._order = milliseconds << 22
-        # Ten million trades a day go by before the next day's numbers begin.
+        # A process that begins a millisecond later begins a thousand numbers higher.
         self._exchange = milliseconds % 10**10 * 1_000
 
     def order_id(self) -> str:
@@ -416,7 +416,6 @@ class OrderBook:
             if first is None:
                 first = order
                 order.tags = (*order.tags, "autoslice", f"autoslice:{order.order_id}")
-                order.note(at_ns)
             else:
                 children.append(order)
             self._accept(order)
@@ -467,13 +466,10 @@ class OrderBook:
         self.match(order, touch, at_ns)
 
     def _change(self, order: Order, touch: Touch, at_ns: int) -> bool:
-        change = order.change
-        if change is not None and change.quantity is not None and change.quantity <= order.filled:
-            # It was filled further while the modification was on its way.
+        reason = rules.change_reason(order, touch)
+        if reason is not None:
             order.change = None
-            order.enter(
-                order.working_status, at_ns, "Order modification was rejected: it is filled."
-            )
+            order.enter(order.working_status, at_ns, f"Order modification was rejected: {reason}")
             self._tell(order, UPDATE)
             return False
         was_trigger = order.has_trigger

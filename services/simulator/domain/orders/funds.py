@@ -62,7 +62,9 @@ class Funds:
         net = held.net if held else 0
         opposite = -net if side is Side.BUY else net
         added = max(order.open_quantity - max(opposite, 0), 0)
-        return round(added * _per_unit(order.contract, order.ticket.product, side, price, touch))
+        return round(
+            added * margin_per_unit(order.contract, order.ticket.product, side, price, touch)
+        )
 
     def block(self, order: Order, amount: int) -> None:
         """Hold money for an open order, instead of what it held before."""
@@ -71,9 +73,41 @@ class Funds:
 
     def book(self, order: Order, quantity: int, price: int, touch: Touch) -> None:
         """Move the position and its margin by a fill."""
-        side = order.ticket.side
-        key = (order.contract.token, order.ticket.product)
-        held = self.holdings.setdefault(key, Holding())
+        ticket = order.ticket
+        self._move(order.contract, ticket.product, ticket.side, quantity, price, touch)
+
+    def convert(
+        self,
+        contract: Contract,
+        side: Side,
+        quantity: int,
+        products: tuple[Product, Product],
+        touch: Touch,
+    ) -> None:
+        """Carry a part of a position as another product from now on, at what it was entered at.
+
+        Args:
+            contract: Of what.
+            side: BUY for a position that was bought.
+            quantity: Units, at most those of the position.
+            products: What it was and what it becomes.
+            touch: The market of its instrument.
+        """
+        old, new = products
+        average = self.holdings[contract.token, old].average
+        self._move(contract, old, side.other, quantity, average, touch)
+        self._move(contract, new, side, quantity, average, touch)
+
+    def _move(
+        self,
+        contract: Contract,
+        product: Product,
+        side: Side,
+        quantity: int,
+        price: float,
+        touch: Touch,
+    ) -> None:
+        held = self.holdings.setdefault((contract.token, product), Holding())
         sign = 1 if side is Side.BUY else -1
         closing = min(quantity, max(-held.net * sign, 0))
         if closing:
@@ -87,12 +121,15 @@ class Funds:
             before = abs(held.net)
             held.average = (held.average * before + price * opening) / (before + opening)
             held.net += sign * opening
-            margin = opening * _per_unit(order.contract, key[1], side, price, touch)
+            margin = opening * margin_per_unit(contract, product, side, price, touch)
             held.used += margin
             self.used += margin
 
 
-def _per_unit(contract: Contract, product: Product, side: Side, price: int, touch: Touch) -> float:
+def margin_per_unit(
+    contract: Contract, product: Product, side: Side, price: float, touch: Touch
+) -> float:
+    """Give what one unit more costs or holds, paise."""
     if contract.kind is Kind.EQUITY:
         intraday = product in {Product.MIS, Product.CO}
         # Delivery of shares one has needs no money; which shares those are is not checked.

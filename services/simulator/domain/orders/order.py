@@ -43,24 +43,28 @@ TERMINAL: Final = frozenset({Status.COMPLETE, Status.CANCELLED, Status.REJECTED}
 WORKING: Final = frozenset({Status.OPEN, Status.TRIGGER_PENDING, Status.AMO_RECEIVED})
 """Only in these can an order be modified or cancelled; in the others it is being processed."""
 
-_ANYWHERE: Final = frozenset({Status.COMPLETE, Status.CANCELLED})
+_ENDS_AT_EXCHANGE: Final = frozenset({Status.COMPLETE, Status.CANCELLED})
 _FOLLOWERS: Final[dict[Status, frozenset[Status]]] = {
-    Status.RECEIVED: frozenset({Status.VALIDATION_PENDING, Status.CANCELLED}),
+    Status.RECEIVED: frozenset({Status.VALIDATION_PENDING}),
     Status.AMO_RECEIVED: frozenset(
         {Status.RECEIVED, Status.CANCEL_PENDING, Status.MODIFY_VALIDATION_PENDING}
     ),
-    Status.VALIDATION_PENDING: frozenset({Status.OPEN_PENDING, Status.REJECTED, Status.CANCELLED}),
-    Status.OPEN_PENDING: frozenset(
-        {Status.OPEN, Status.TRIGGER_PENDING, Status.REJECTED, Status.CANCELLED}
+    Status.VALIDATION_PENDING: frozenset({Status.OPEN_PENDING, Status.REJECTED}),
+    Status.OPEN_PENDING: frozenset({Status.OPEN, Status.TRIGGER_PENDING}),
+    Status.TRIGGER_PENDING: frozenset(
+        {
+            Status.OPEN,
+            Status.CANCELLED,
+            Status.MODIFY_VALIDATION_PENDING,
+            Status.CANCEL_PENDING,
+        }
     ),
-    Status.TRIGGER_PENDING: _ANYWHERE
-    | {Status.OPEN, Status.MODIFY_VALIDATION_PENDING, Status.CANCEL_PENDING},
-    Status.OPEN: _ANYWHERE | {Status.MODIFY_VALIDATION_PENDING, Status.CANCEL_PENDING},
+    Status.OPEN: _ENDS_AT_EXCHANGE | {Status.MODIFY_VALIDATION_PENDING, Status.CANCEL_PENDING},
     # An order stays at the exchange while its modification or cancellation is on the way there.
-    Status.MODIFY_VALIDATION_PENDING: _ANYWHERE | {Status.MODIFY_PENDING, *WORKING},
-    Status.MODIFY_PENDING: _ANYWHERE | {Status.MODIFIED, *WORKING},
-    Status.MODIFIED: _ANYWHERE | WORKING,
-    Status.CANCEL_PENDING: _ANYWHERE | {Status.OPEN},
+    Status.MODIFY_VALIDATION_PENDING: _ENDS_AT_EXCHANGE | {Status.MODIFY_PENDING},
+    Status.MODIFY_PENDING: _ENDS_AT_EXCHANGE | {Status.MODIFIED, *WORKING},
+    Status.MODIFIED: _ENDS_AT_EXCHANGE | WORKING,
+    Status.CANCEL_PENDING: _ENDS_AT_EXCHANGE | {Status.OPEN},
 }
 
 
@@ -152,8 +156,11 @@ class Order:
         self.tags = (*((ticket.tag,) if ticket.tag else ()), *system_tags)
         self.quantity = quantity
         self.order_type = ticket.order_type
-        self.price = paise(ticket.price)
-        self.trigger = paise(ticket.trigger_price)
+        # What an order type has no use for is not shown either.
+        priced = ticket.order_type in {OrderType.LIMIT, OrderType.SL}
+        self.price = paise(ticket.price) if priced else 0
+        stops = self.has_trigger or ticket.variety is Variety.CO
+        self.trigger = paise(ticket.trigger_price) if stops else 0
         self.validity = ticket.validity
         self.validity_ttl = ticket.validity_ttl
         self.disclosed = ticket.disclosed_quantity
@@ -287,10 +294,6 @@ class Order:
             self.disclosed = change.disclosed_quantity
         if change.market_protection is not None:
             self.market_protection = change.market_protection
-
-    def note(self, at_ns: int) -> None:
-        """Keep a snapshot of a change that is none of the status, such as a price."""
-        self._record(at_ns)
 
     def _record(self, at_ns: int) -> None:
         if self.live or self.exchange_ns:

@@ -61,7 +61,7 @@ def check_ticket(ticket: Ticket, contract: Contract, touch: Touch, now: Hours) -
         InputError: The first thing that is wrong.
     """
     _check_hours(ticket, now)
-    _check_product(ticket.product, contract)
+    check_product(ticket.product, contract)
     _check_variety(ticket, contract)
     _check_validity(ticket.validity, ticket.validity_ttl)
     leg = ticket.iceberg_quantity if ticket.variety is Variety.ICEBERG else ticket.quantity
@@ -208,8 +208,31 @@ def risk_reason(order: Order, touch: Touch, available: int, required: int) -> st
             f"Insufficient funds. Required margin is {required / 100:.2f} but available margin "
             f"is {max(available, 0) / 100:.2f}. Check the orderbook for open orders."
         )
-    for name, price in (("price", order.price), ("trigger price", order.trigger)):
-        if price and not touch.lower_circuit <= price <= touch.upper_circuit:
+    return _circuit_reason(order.price, order.trigger, touch)
+
+
+def change_reason(order: Order, touch: Touch) -> str | None:
+    """Give why the exchange rejects the modification that has reached it; None when it does not.
+
+    Args:
+        order: With its `change`.
+        touch: The market of its instrument.
+    """
+    if order.change is None:
+        return None
+    wanted = merged(order, order.change)
+    if wanted.quantity <= order.filled:
+        return f"{order.filled} had been filled before the modification came."
+    priced = wanted.order_type in {OrderType.LIMIT, OrderType.SL}
+    stops = wanted.order_type in {OrderType.SL, OrderType.SL_M}
+    return _circuit_reason(
+        paise(wanted.price) if priced else 0, paise(wanted.trigger_price) if stops else 0, touch
+    )
+
+
+def _circuit_reason(price: int, trigger: int, touch: Touch) -> str | None:
+    for name, value in (("price", price), ("trigger price", trigger)):
+        if value and not touch.lower_circuit <= value <= touch.upper_circuit:
             return (
                 f"Order {name} is out of the circuit limits: it must lie between "
                 f"{touch.lower_circuit / 100:.2f} and {touch.upper_circuit / 100:.2f}."
@@ -233,7 +256,12 @@ def _check_hours(ticket: Ticket, now: Hours) -> None:
         raise InputError("Invalid `validity`. After market orders can only be DAY.")
 
 
-def _check_product(product: Product, contract: Contract) -> None:
+def check_product(product: Product, contract: Contract) -> None:
+    """Refuse a product in which an instrument cannot be carried.
+
+    Raises:
+        InputError: Names those in which it can.
+    """
     cash = contract.kind is Kind.EQUITY
     allowed = _CASH_PRODUCTS if cash else _DERIVATIVE_PRODUCTS
     if product not in allowed:
@@ -315,7 +343,7 @@ def _check_slices(quantity: int, contract: Contract) -> None:
 
 def _check_tick(price: float, name: str, contract: Contract) -> None:
     amount = paise(price)
-    off_paise = abs(price * 100 - amount) > 1e-4
+    off_paise = abs(price * 100 - amount) > 1e-6
     if off_paise or amount % contract.tick_paise:
         raise InputError(
             f"Invalid `{name}`. Tick size for this script is {contract.tick_paise / 100:.2f}. "

@@ -1,14 +1,27 @@
-"""uvicorn's WebSocket protocol, with its TCP transport within reach of the faults."""
+"""uvicorn's protocols, with their TCP transport within reach of the faults."""
 
 import logging
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
+TRANSPORT = "transport"
+"""Where it lies in `scope["state"]`."""
+
+
+class TransparentHttp(HttpToolsProtocol):
+    """Puts the transport into the state of each request."""
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self.scope["state"][TRANSPORT] = self.transport
+
 
 class TransparentWebSocket(WebSocketsSansIOProtocol):
-    """Puts the transport into `scope["state"]["transport"]` of each connection."""
+    """Puts the transport into the state of each connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -20,4 +33,4 @@ class TransparentWebSocket(WebSocketsSansIOProtocol):
         """Begin a handshake; the application task starts after this returns."""
         super().handle_connect(event)
         if hasattr(self, "scope"):
-            self.scope["state"]["transport"] = self.transport
+            self.scope["state"][TRANSPORT] = self.transport
