@@ -145,7 +145,7 @@ def is_on_tick(price: float, tick: float) -> bool:
     return Decimal(repr(price)) % Decimal(repr(tick)) == 0
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(orders(), contexts)
 def test_placement_is_refused_with_a_reason_or_leaves_right(command, context):
     if command.exchange in {Exchange.NSE, Exchange.BSE} and context.instrument is not None:
@@ -179,7 +179,7 @@ def is_right(units: int, sent: dict[str, Any], command: PlaceOrder) -> None:
     assert "user" not in sent
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(changes, targets, contexts)
 def test_change_is_refused_with_a_reason_or_leaves_right(command, target, context):
     try:

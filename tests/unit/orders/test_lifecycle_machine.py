@@ -298,4 +298,4 @@ class _OneRequest(RuleBasedStateMachine):
 
 
 TestOneRequest = _OneRequest.TestCase
-TestOneRequest.settings = settings(max_examples=400, stateful_step_count=50, deadline=None)
+TestOneRequest.settings = settings(max_examples=400, stateful_step_count=50)
