@@ -24,6 +24,7 @@ from libs.common.resilience.circuit_breaker import CircuitBreaker
 from services.orders import metrics
 from services.orders.account_session import AccountSession, BrokerMaker
 from services.orders.broker_calls import BrokerCalls
+from services.orders.changes import Changes
 from services.orders.check_desk import CheckDesk, day_start_ns
 from services.orders.checkpoint import Checkpoint
 from services.orders.dead_letters import Undertaker
@@ -36,7 +37,9 @@ from services.orders.intake import Intake
 from services.orders.journal import Journal
 from services.orders.ledger import Ledger
 from services.orders.outbox import Outbox
+from services.orders.placements import Placements
 from services.orders.reconciler import Reconciler
+from services.orders.send_desk import SendDesk
 from services.orders.settings import OrdersSettings
 from services.orders.surroundings import Surroundings
 from services.orders.target_orders import TargetOrders
@@ -171,14 +174,18 @@ class AccountWorker:
             poll_seconds=settings.orders_poll_seconds,
             quiet_poll_seconds=settings.orders_quiet_poll_seconds,
         )
-        self._executor = Executor(
+        desk = SendDesk(
             journal=self._journal,
             calls=self._calls,
-            checks=self._checks,
-            targets=TargetOrders(
-                account, book=self.book, ledger=self.ledger, reconciler=self.reconciler
-            ),
             checkpoint=edges.checkpoint,
+            stop=self._stop,
+        )
+        targets = TargetOrders(
+            account, book=self.book, ledger=self.ledger, reconciler=self.reconciler
+        )
+        self._executor = Executor(
+            placements=Placements(desk=desk, checks=self._checks, checkpoint=edges.checkpoint),
+            changes=Changes(desk=desk, checks=self._checks, targets=targets),
             stop=self._stop,
             failed=self._failed,
         )

@@ -83,13 +83,11 @@ _TASKS: Final = """
 SELECT command, fingerprint, state, code, message, stream_sequence, event_count, valid_until,
        accepted_at, account, task_id
 FROM order_tasks WHERE """
-_UNSETTLED: Final = (
-    _TASKS  # noqa: S608
-    + f"""account = $1 AND (state NOT IN {_SETTLED} OR EXISTS (
+_UNSETTLED: Final = f"""{_TASKS} account = $1 AND (state NOT IN {_SETTLED} OR EXISTS (
     SELECT 1 FROM order_intents i WHERE i.account = $1 AND i.task_id = order_tasks.task_id
     AND i.state NOT IN {_SETTLED}))
-ORDER BY stream_sequence"""
-)
+ORDER BY stream_sequence
+"""  # noqa: S608
 _UNSETTLED_KEYS: Final = f"""
 SELECT task_id FROM order_tasks WHERE account = $1 AND state NOT IN {_SETTLED}
 """  # noqa: S608

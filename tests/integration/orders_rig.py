@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from secrets import token_hex
+from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import asyncpg
@@ -44,6 +45,7 @@ from libs.common.contracts.orders import (
     Product,
     Side,
 )
+from libs.common.domain.clock import IST
 from libs.common.domain.instruments import Instrument, Kind, OptionType
 from libs.common.kite.sessions import SessionSeal
 from libs.common.lifecycle import Lifecycle
@@ -144,7 +146,7 @@ class OrdersRig:
             entry = InstrumentSet(
                 underlying=underlying,
                 revision=1,
-                market_date=time.strftime("%Y-%m-%d"),
+                market_date=datetime.now(IST).date(),
                 instruments=tuple(row for row in rows if row.underlying == underlying),
             )
             await Bucket(self.bus, streams.INSTRUMENTS.name).put(
@@ -408,7 +410,7 @@ async def running_rig(
 @contextmanager
 def shared_ledger(folder: Path) -> Iterator[str]:
     """A PostgreSQL for several tests, each with accounts of its own; gives its address."""
-    ready: "queue.Queue[str | BaseException]" = queue.Queue()
+    ready: queue.Queue[str | BaseException] = queue.Queue()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 

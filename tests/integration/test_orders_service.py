@@ -519,7 +519,7 @@ async def test_kill_switch_lets_nothing_but_cancellations_leave(rig):
 async def test_orders_leave_no_faster_than_the_limits(rig):
     orders = [
         rig.place(rig.main, tradingsymbol=SYMBOLS[n % 4], quantity=30 if n % 4 == 3 else 65)
-        for n in range(0, 12)
+        for n in range(12)
     ]
     orders = [o for o in orders if o.tradingsymbol != SYMBOLS[3]]
     async with rig.worker(orders_per_second=3, orders_spare_per_second=0):
