@@ -64,11 +64,14 @@ class Postbacks:
             httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False) as client,
             asyncio.TaskGroup() as group,
         ):
-            for lane in self._lanes:
+            workers = [
                 group.create_task(self._serve(lane, client, stop), name="postbacks")
+                for lane in self._lanes
+            ]
             await stop.wait()
-            for lane in self._lanes:
-                lane.filled.set()
+            # A receiver that does not answer must not hold the process up.
+            for worker in workers:
+                worker.cancel()
         for lane in self._lanes:
             metrics.POSTBACKS_TOTAL.labels(outcome="dropped").inc(len(lane.bodies))
             lane.bodies.clear()
@@ -79,7 +82,9 @@ class Postbacks:
                 lane.filled.clear()
                 await lane.filled.wait()
                 continue
-            await self._post(lane.bodies.popleft(), client, stop)
+            # It stays the first until it is done with: a stop counts it as dropped.
+            await self._post(lane.bodies[0], client, stop)
+            lane.bodies.popleft()
 
     async def _post(self, body: bytes, client: httpx.AsyncClient, stop: asyncio.Event) -> None:
         for pause in (*self._pauses_seconds, None):
