@@ -213,11 +213,13 @@ def _table(*columns: str | tuple[str, bool]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         name, is_number = (column, False) if isinstance(column, str) else column
-        folds = name in {"why", "what", "what was seen", "order"}
+        folds = name in {"why", "what", "what was seen"}
         table.add_column(
             name,
             justify="right" if is_number else "left",
             no_wrap=not folds,
+            # Words fold, but not letter by letter.
+            min_width=24 if folds else None,
             overflow="fold",
         )
     return table
