@@ -564,6 +564,8 @@ class Sessions:
             source=self._settings.feed_source,
             # Feeds go by it: a later session has a larger number, whatever the clock does.
             minted_at_ns=max(time.time_ns(), before + 1),
+            # Orders checks with it whether a postback is the broker's.
+            api_secret=record.description.api_secret,
         )
         record.wants_new = False
         record.market_at_mint, record.session_market_time = self._market_now, None

@@ -51,6 +51,8 @@ ACK_WAIT_SECONDS: Final = 3.0
 MAX_ACK_PENDING: Final = 64
 _LOOK_SECONDS: Final = 0.25
 _RESCAN_SECONDS: Final = 5.0
+# After the calls under way have ended: for the last words to be told.
+_END_SECONDS: Final = 1.0
 _MINUTE_NS: Final = 60_000_000_000
 
 log = logs.get_logger(__name__)
@@ -136,6 +138,7 @@ class AccountWorker:
             outbox=self._outbox,
             book=self.book,
             rules=_lifecycle_rules(settings),
+            signature={"worker": lease.member, "epoch": lease.epoch},
             stop=self._stop,
             stop_seconds=settings.orders_stop_seconds,
             resume=self._start,
@@ -302,12 +305,19 @@ class AccountWorker:
             metrics.READY.labels(account=self.account).set(0)
             await self._executor.finish(self._settings.orders_stop_seconds)
             self._quiet.set()
-            await self._tasks.finish(patience_seconds=self._settings.orders_stop_seconds)
+            await self._tasks.finish(patience_seconds=_END_SECONDS)
             self._ended.set()
         self._executor.tasks.raise_failure()
         self._tasks.raise_failure()
 
     async def _work(self) -> None:
+        try:
+            await self._take_over_and_serve()
+        except DatabaseUnavailableError as error:
+            # Raised only when it stops and PostgreSQL is away: whoever comes next begins anew.
+            log.warning("account.left", account=self.account, reason=error.reason)
+
+    async def _take_over_and_serve(self) -> None:
         """Take the account over, then take its commands."""
         if not (await self._until_possible() and await self._load() and await self._look()):
             return

@@ -80,13 +80,8 @@ class Changes:
         if isinstance(legs, Waits):
             return Pause(legs.seconds)
         is_cancel = isinstance(task.command, CancelOrder)
-        target = self._targets.task_of(task) if is_cancel else None
-        if target is not None and not target.is_settled and (unsent(target) or not target.intents):
-            target.is_withdrawn = True
-            await self._desk.withdraw(target)
-            legs = [leg for leg in legs if not self._targets.is_withdrawn(target, leg)]
-            if not legs:
-                await self._desk.withdrawn_target(task)
+        if isinstance(task.command, CancelOrder):
+            legs = await self._withdraw(task, task.command, legs)
         return [
             new_intent(
                 account=task.account,
@@ -98,6 +93,22 @@ class Changes:
             )
             for leg in legs
         ]
+
+    async def _withdraw(self, task: Task, command: CancelOrder, legs: list[int]) -> list[int]:
+        """Stop what of the order has not left; gives the slices that are to be cancelled."""
+        target = self._targets.task_of(task)
+        if target is None or target.is_settled:
+            return legs
+        if command.leg is None and (unsent(target) or not target.intents):
+            # Seen right before anything leaves, so that a slice whose turn comes now stays here.
+            target.is_withdrawn = True
+            await self._desk.withdraw(target)
+        elif command.leg is not None and target.intents:
+            await self._desk.withdraw(target, command.leg)
+        left = [leg for leg in legs if not self._targets.is_withdrawn(target, leg)]
+        if not left:
+            await self._desk.withdrawn_target(task)
+        return left
 
     async def _send(self, task: Task, intent: Intent) -> Pause | None:
         """Send one request, if its order can be changed by now.

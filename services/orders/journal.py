@@ -3,8 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
 
 from libs.common import logs
 from libs.common.contracts.orders import AccountEvent, OrderState
@@ -48,11 +50,14 @@ class Journal:
         outbox: Tells it.
         book: The tasks in memory.
         rules: The figures of the state machine.
+        signature: Who writes: goes into the word about every send.
         stop: When it is set, a database that is away is waited for only a little longer.
         stop_seconds: How much longer.
+        resume: Has a task carried out that has something to send again.
 
     Attributes:
         unknown: Set when a request became one that must be looked for.
+        in_flight: Tags of the requests that this process is sending right now.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Journal:
         outbox: Outbox,
         book: TaskBook,
         rules: LifecycleRules,
+        signature: Mapping[str, Any],
         stop: asyncio.Event,
         stop_seconds: float,
         resume: Callable[[Task], None],
@@ -75,6 +81,7 @@ class Journal:
         self._outbox = outbox
         self._book = book
         self._rules = rules
+        self._signature = dict(signature)
         self._stop = stop
         self._stop_seconds = stop_seconds
         self._resume = resume
@@ -134,6 +141,7 @@ class Journal:
         """
         decisions: list[Decision] = []
         after: list[Intent] = []
+        at_ns = time.time_ns()
         for intent, happened in zip(intents, events, strict=True):
             for event in happened:
                 decision = advance(intent, event, self._rules)
@@ -153,10 +161,11 @@ class Journal:
             whole = PublishEvent(kind="checked", evidence={"slices": sizes})
             tell = [(whole, None), *(pair for pair in tell if pair not in checked)]
         # The first comes last: the task's own words follow it.
+        tell = [(self._signed(event), intent) for event, intent in tell]
         change = task.change(
             *reversed(after),
             tell=tell,
-            at_ns=time.time_ns(),
+            at_ns=at_ns,
             code=after[0].code,
             message=after[0].message,
         )
@@ -224,11 +233,13 @@ class Journal:
         """Write a change, however long the ledger is away; then memory and the outbox have it."""
         before = task.state
         backoff = Backoff(first_seconds=0.1, ceiling_seconds=_CEILING_SECONDS)
+        again = False
         while True:
             try:
-                await self._ledger.apply(task, change)
+                await self._ledger.apply(task, change, again=again)
                 break
             except DatabaseUnavailableError as error:
+                again = True
                 log.warning("ledger.waits", account=self._account, reason=str(error))
                 await self._wait_for_ledger(backoff)
             except OrderNumberTakenError as error:
@@ -274,6 +285,12 @@ class Journal:
             await asyncio.sleep(0.1)
             return
         await sleep_unless(self._stop, backoff.next_seconds())
+
+    def _signed(self, event: PublishEvent) -> PublishEvent:
+        """Say who sends: no two workers write the same words about a send."""
+        if event.kind != "sending":
+            return event
+        return msgspec.structs.replace(event, evidence=event.evidence | self._signature)
 
     def _follow(self, task: Task, decisions: Iterable[Decision]) -> None:
         """Do what a decision asks for, once the ledger has it."""

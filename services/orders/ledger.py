@@ -183,8 +183,15 @@ class Ledger:
             raise KeyTakenError(task.account, task.task_id)
         return False
 
-    async def apply(self, task: Task, change: TaskChange) -> None:
+    async def apply(self, task: Task, change: TaskChange, *, again: bool = False) -> None:
         """Write a change of a task whose memory is as the ledger was.
+
+        Args:
+            task: The task.
+            change: What is written.
+            again: Whether an earlier call with this very change ended without an answer. Only then
+                a ledger that holds its last event is taken for its success: whoever moved a
+                request to `sending` sends it, so two must never both believe that they did.
 
         Raises:
             StaleTaskError: Somebody else has changed the task; nothing was written.
@@ -211,7 +218,7 @@ class Ledger:
             if error.constraint_name == "order_intents_order":
                 raise OrderNumberTakenError(task.account, error.detail or str(error)) from error
             raise
-        if not done and not await self._is_written(change.events):
+        if not done and not (again and await self._is_written(change.events)):
             raise StaleTaskError(task.account, task.task_id)
 
     async def _is_written(self, events: Sequence[OrderEvent]) -> bool:

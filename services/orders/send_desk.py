@@ -261,8 +261,8 @@ class SendDesk:
         for intent in unsent(task) if only is None else [only]:
             await self._journal.move(task, intent.tag, event)
 
-    async def withdraw(self, task: Task) -> None:
-        """Refuse what of a task has not left: its cancellation came first."""
+    async def withdraw(self, task: Task, leg: int | None = None) -> None:
+        """Refuse what of a task, or of one slice, has not left: its cancellation came first."""
         message = "it was cancelled before it was sent"
         if not task.intents:
             await self._journal.tell(
@@ -270,7 +270,7 @@ class SendDesk:
             )
             return
         event = Refused(at_ns=time.time_ns(), code="withdrawn", message=message)
-        for intent in unsent(task):
+        for intent in unsent(task) if leg is None else task.placed(leg):
             await self._journal.move(task, intent.tag, event)
 
     async def withdrawn_target(self, task: Task) -> None:

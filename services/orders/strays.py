@@ -118,6 +118,10 @@ class Strays:
         if left > 0:
             await delivery.nak(min(left, 5.0))
             return
+        if await self._is_taken(account, task_id):
+            # Long ago, when the account was known.
+            await delivery.ack_sync()
+            return
         letter = letter_of(
             account,
             task_id,
@@ -131,6 +135,15 @@ class Strays:
             await delivery.ack_sync()
         else:
             await delivery.nak()
+
+    async def _is_taken(self, account: str, task_id: str) -> bool:
+        while not self._stop.is_set():
+            try:
+                return bool(await self._ledger.tasks(account, [task_id]))
+            except DatabaseUnavailableError as error:
+                log.info("strays.wait", reason=error.reason)
+                await sleep_unless(self._stop, _RETRY_SECONDS)
+        return False
 
     async def _advise(self, delivery: Delivery) -> None:
         """The server has given a command up: bury it, unless the ledger has it."""

@@ -77,6 +77,10 @@ async def test_account_logs_itself_in_and_the_sealed_session_is_on_the_bus(
         entry = await Bucket(bus, streams.KITE_SESSIONS.name).get("main")
         assert entry is not None
         assert session.access_token.encode() not in entry.value
+        # For the worker that checks postbacks, and for nobody's eyes.
+        assert session.api_secret == account.api_secret
+        assert account.api_secret.encode() not in entry.value
+        assert account.api_secret not in repr(session)
         await until_state(bus, "main", READY)
     assert login_steps(simulator)["password"] == 1
 

@@ -257,10 +257,12 @@ class Delivery:
 class DurableReader:
     """Reads a stream through a durable consumer, one message at a time, in order.
 
-    The server remembers what was acknowledged over every restart, ours and its own. What is not
-    acknowledged within `ack_wait_seconds` is delivered again, even while it still waits here: the
+    The server remembers what was acknowledged over every restart, ours and its own. What a process
+    that died has not acknowledged is delivered again after `ack_wait_seconds`; so is what a
+    callback leaves unsettled, and what it has acknowledged when the server did not hear of it: the
     callback meets repetitions and must bear them. A callback that cannot work now waits in place,
-    so that nothing overtakes; at most `batch` messages wait behind it.
+    so that nothing overtakes; at most `batch` messages wait behind it, and the server is told that
+    they are looked after.
 
     Args:
         bus: The connection.
@@ -304,6 +306,8 @@ class DurableReader:
         self._subscription: Subscription | None = None
         self._reply = ""
         self._inbox: deque[Msg] = deque()
+        # What the callback has in hand.
+        self._current: Delivery | None = None
         self._wake = asyncio.Event()
         self._reconnected = False
         # Of the current pull request: how many messages it may still bring.
@@ -321,6 +325,8 @@ class DurableReader:
         watchers = [asyncio.create_task(e.wait()) for e in (stop, self._bus.closed)]
         for watcher in watchers:
             watcher.add_done_callback(lambda _: self._wake.set())
+        quiet = asyncio.Event()
+        keeper = asyncio.create_task(self._keep(quiet), name="durable-keeper")
         backoff = Backoff(first_seconds=0.1, ceiling_seconds=1.0)
         try:
             while not stop.is_set():
@@ -350,8 +356,27 @@ class DurableReader:
             remove()
             for watcher in watchers:
                 watcher.cancel()
-            await asyncio.wait(watchers)
+            quiet.set()
+            await asyncio.wait([*watchers, keeper])
             await self._leave()
+        keeper.result()
+
+    async def _keep(self, quiet: asyncio.Event) -> None:
+        """Tell the server of what waits here, before it takes it for lost."""
+        while True:
+            try:
+                async with asyncio.timeout(self._ack_wait_seconds / 3):
+                    await quiet.wait()
+            except TimeoutError:
+                current = self._current
+                if current is None or current.is_settled or not self._bus.is_connected:
+                    continue
+                await current.in_progress()
+                for msg in list(self._inbox):
+                    if _is_message(msg):
+                        await self._bus.offer(msg.reply, b"+WPI")
+            else:
+                return
 
     async def _note_reconnect(self) -> None:
         self._reconnected = True
@@ -403,7 +428,7 @@ class DurableReader:
         except nats.errors.Error as error:
             log.debug("durable.unsubscribe_failed", stream=self._stream, error=repr(error))
         inbox, self._inbox = self._inbox, deque()
-        unseen = [msg for msg in inbox if msg.reply.startswith("$JS.ACK.")]
+        unseen = [msg for msg in inbox if _is_message(msg)]
         if not unseen or not self._bus.is_connected:
             return  # The server delivers them again by itself, once `ack_wait` is over.
         try:
@@ -455,9 +480,13 @@ class DurableReader:
             if not self._inbox:
                 continue
             msg = self._inbox.popleft()
-            if msg.reply.startswith("$JS.ACK."):
+            if _is_message(msg):
                 self._request_left = max(0, self._request_left - 1)
-                await self._on_message(Delivery(self._bus, self._stream, msg))
+                self._current = Delivery(self._bus, self._stream, msg)
+                try:
+                    await self._on_message(self._current)
+                finally:
+                    self._current = None
                 continue
             cause = self._status(msg.headers or {})
             if cause is not None:
@@ -474,3 +503,8 @@ class DurableReader:
             return None
         log.info("durable.consumer_lost", stream=self._stream, status=status, reason=description)
         return RestartCause.CONSUMER
+
+
+def _is_message(msg: Msg) -> bool:
+    """Whether it is a message of the stream, and not a word of the server about the pull."""
+    return msg.reply.startswith("$JS.ACK.")
