@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
@@ -21,7 +21,7 @@ from libs.common.resilience.backoff import Backoff
 from libs.common.resilience.calendar_limiter import CalendarLimiter
 from services.orders import metrics
 from services.orders.broker_tables import BrokerTables
-from services.orders.domain.broker_rows import OrderRow, TradeRow, order_rows, trade_rows
+from services.orders.domain.broker_rows import order_rows, trade_rows
 from services.orders.domain.differences import Confirmation, Difference, compare, our_tags
 from services.orders.domain.sync_schedule import Reading, SyncSchedule, next_close_ns
 from services.orders.errors import AccountLostError
@@ -31,6 +31,7 @@ READS_PER_SECOND: Final = 3
 CLOSE_MARGIN_SECONDS: Final = 120.0
 """After a close the exchange cancels what was not matched; that takes its time."""
 _SETTLE_SECONDS: Final = 1.0
+_EVENT_PAUSE_SECONDS: Final = 5.0
 _NO_SESSION_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 1.0
 
@@ -119,6 +120,7 @@ class BrokerSync:
             book_seconds=book_seconds,
             funds_seconds=funds_seconds,
             settle_seconds=min(_SETTLE_SECONDS, book_seconds),
+            pause_seconds=min(_EVENT_PAUSE_SECONDS, book_seconds),
             first_close_ns=self._next_close(),
         )
         self._backoff = Backoff(
@@ -128,10 +130,10 @@ class BrokerSync:
         self._confirmation = Confirmation()
         self._one_at_a_time = asyncio.Lock()
         self._woken = asyncio.Event()
-        # What was stored last, so that a quiet book of thousands costs no writes. Bounded by the
-        # broker's book of one day.
-        self._stored_orders: dict[str, OrderRow] = {}
-        self._stored_trades: dict[str, TradeRow] = {}
+        # What was stored last, as it came, so that a book of thousands in which a few have changed
+        # costs as much as these. Bounded by the broker's book of one day.
+        self._stored_orders: dict[str, Mapping[str, Any]] = {}
+        self._stored_trades: dict[str, Mapping[str, Any]] = {}
 
     def order_happened(self) -> None:
         """Something happened to an order of the account: read the book soon, once for many."""
@@ -201,26 +203,27 @@ class BrokerSync:
             self._failed(reading, "lost", str(error))
         else:
             self._backoff.reset()
-            self._schedule.done(reading, began_ns)
+            self._schedule.done(reading, began_ns, took_ns=time.monotonic_ns() - began_ns)
 
     async def _read_book(self, broker: AccountReader) -> Synced:
         now = ist_datetime(self._clock.now_ns())
         book = await self._paced(broker.orders)
         trades = await self._paced(broker.trades)
-        orders = order_rows(book, now)
-        fills, unusable = trade_rows(trades, now)
+        orders = order_rows(
+            (order for order in book if self._stored_orders.get(order.order_id) != order.raw), now
+        )
+        fills, unusable = trade_rows(
+            (t for t in trades if self._stored_trades.get(str(t.get("trade_id"))) != t), now
+        )
         metrics.SYNC_BAD_ROWS_TOTAL.labels(account=self._account).inc(unusable)
         self._require_account()
-        await self._tables.store_book(
-            [row for row in orders if self._stored_orders.get(row.order_id) != row],
-            [row for row in fills if self._stored_trades.get(row.trade_id) != row],
-        )
-        self._stored_orders = {row.order_id: row for row in orders}
-        self._stored_trades = {row.trade_id: row for row in fills}
+        await self._tables.store_book(orders, fills)
+        self._stored_orders = {order.order_id: order.raw for order in book}
+        self._stored_trades = {str(trade.get("trade_id")): trade for trade in trades}
         differences = await self._compared(now, book)
         await self._snapshot("positions", broker.positions, now)
         self._note(Reading.BOOK)
-        return Synced(len(orders), len(fills), tuple(differences))
+        return Synced(len(book), len(trades), tuple(differences))
 
     async def _compared(self, now: datetime, book: Sequence[BrokerOrder]) -> list[Difference]:
         """Hold the book against the ledger and report what is confirmed; gives what was seen."""

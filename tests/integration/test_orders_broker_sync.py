@@ -144,9 +144,10 @@ class Rig:
         await self.rows(
             "INSERT INTO order_tasks (account, task_id, verb, user_name, command, fingerprint,"
             " state, stream_sequence, created_at)"
-            " VALUES ('main', $1, 'place', 'asha', '{}', 'f', $2, 1, now()) ON CONFLICT DO NOTHING",
+            " VALUES ('main', $1, $3, 'asha', '{}', 'f', $2, 1, now()) ON CONFLICT DO NOTHING",
             task_id,
             state,
+            intent.get("verb", "place"),
         )
         values = {
             "tag": tag_of("main", task_id, 0),

@@ -10,6 +10,7 @@ from libs.common.domain.market_calendar import MarketCalendar
 
 EXCHANGES: Final = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
 _SEARCH_DAYS: Final = 15
+_PAUSE_FACTOR: Final = 10
 
 
 class Reading(StrEnum):
@@ -31,6 +32,8 @@ class SyncSchedule:
         funds_seconds: Between two readings of the funds.
         settle_seconds: How long after an order event the book is read: what belongs to one event
             comes in a burst, and one reading serves it all.
+        pause_seconds: Between two readings of the book, whatever happens to orders meanwhile; ten
+            times as long as a reading took, if that is more.
         first_close_ns: The next moment after a close at which everything is read; None for none.
 
     Raises:
@@ -43,6 +46,7 @@ class SyncSchedule:
         "_happened_ns",
         "_intervals_ns",
         "_not_before_ns",
+        "_pause_ns",
         "_settle_ns",
     )
 
@@ -52,20 +56,22 @@ class SyncSchedule:
         book_seconds: float,
         funds_seconds: float,
         settle_seconds: float,
+        pause_seconds: float,
         first_close_ns: int | None = None,
     ) -> None:
-        if min(book_seconds, funds_seconds, settle_seconds) <= 0:
+        if min(book_seconds, funds_seconds, settle_seconds, pause_seconds) <= 0:
             raise ValueError("the intervals of a schedule must be positive")
         self._intervals_ns = {
             Reading.BOOK: round(book_seconds * NS_PER_SECOND),
             Reading.FUNDS: round(funds_seconds * NS_PER_SECOND),
         }
         self._settle_ns = round(settle_seconds * NS_PER_SECOND)
+        self._pause_ns = round(pause_seconds * NS_PER_SECOND)
         # Everything is due at once: after a take-over nobody knows what happened meanwhile.
         self._due_ns = dict.fromkeys(Reading, 0)
         self._at_close_ns = first_close_ns
         self._happened_ns: int | None = None
-        # After a failure events do not hasten the next attempt: the broker needs its pause.
+        # Events do not hasten a reading beyond this: the broker, and this process, need a pause.
         self._not_before_ns = 0
 
     def due(self, now_ns: int) -> list[Reading]:
@@ -87,11 +93,11 @@ class SyncSchedule:
         soon_ns = max(now_ns + self._settle_ns, self._not_before_ns)
         self._due_ns[Reading.BOOK] = min(self._due_ns[Reading.BOOK], soon_ns)
 
-    def done(self, reading: Reading, now_ns: int) -> None:
-        """A reading that began at this moment has been stored."""
+    def done(self, reading: Reading, now_ns: int, *, took_ns: int = 0) -> None:
+        """A reading that began at this moment, and took so long, has been stored."""
         self._due_ns[reading] = now_ns + self._intervals_ns[reading]
         if reading is Reading.BOOK:
-            self._not_before_ns = 0
+            self._not_before_ns = now_ns + max(self._pause_ns, _PAUSE_FACTOR * took_ns)
         happened_ns = self._happened_ns
         if reading is Reading.BOOK and happened_ns is not None and happened_ns >= now_ns:
             # It came while the book was being read, which may not show it yet.

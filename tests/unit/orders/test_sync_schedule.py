@@ -15,7 +15,11 @@ SECOND = 1_000_000_000
 
 def schedule(first_close_ns: int | None = None) -> SyncSchedule:
     return SyncSchedule(
-        book_seconds=30, funds_seconds=60, settle_seconds=1, first_close_ns=first_close_ns
+        book_seconds=30,
+        funds_seconds=60,
+        settle_seconds=1,
+        pause_seconds=5,
+        first_close_ns=first_close_ns,
     )
 
 
@@ -58,11 +62,12 @@ def test_event_never_puts_a_reading_off():
 
 
 def test_event_during_a_reading_calls_for_another_one():
-    made = schedule()
+    made = finished()
     made.happened(7 * SECOND)
     made.done(Reading.BOOK, 6 * SECOND)
 
-    assert made.due(8 * SECOND) == [Reading.BOOK, Reading.FUNDS]
+    assert made.due(11 * SECOND - 1) == []
+    assert made.due(11 * SECOND) == [Reading.BOOK]
 
 
 def test_event_before_a_reading_is_served_by_it():
@@ -90,8 +95,18 @@ def test_events_do_not_hasten_the_attempt_after_a_failure():
     assert made.due(40 * SECOND) == [Reading.BOOK]
 
     made.done(Reading.BOOK, 40 * SECOND)
-    made.happened(41 * SECOND)
-    assert made.due(42 * SECOND) == [Reading.BOOK]
+    made.happened(47 * SECOND)
+    assert made.due(48 * SECOND) == [Reading.BOOK]
+
+
+def test_steady_events_leave_a_pause_that_grows_with_what_a_reading_costs():
+    made = finished()
+    made.done(Reading.FUNDS, 30 * SECOND)
+    made.done(Reading.BOOK, 30 * SECOND, took_ns=2 * SECOND)
+    made.happened(31 * SECOND)
+
+    assert made.due(50 * SECOND - 1) == []
+    assert made.due(50 * SECOND) == [Reading.BOOK]
 
 
 def test_close_makes_everything_due_once():
@@ -132,7 +147,7 @@ def test_waiting_as_long_as_told_always_leads_to_something_due(steps):
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_interval_must_be_positive(seconds):
     with pytest.raises(ValueError, match="must be positive"):
-        SyncSchedule(book_seconds=seconds, funds_seconds=60, settle_seconds=1)
+        SyncSchedule(book_seconds=seconds, funds_seconds=60, settle_seconds=1, pause_seconds=5)
 
 
 @pytest.mark.parametrize(
