@@ -1,6 +1,7 @@
 """One call that changes orders: made at most once, its outcome told to breaker, limits, session."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -59,8 +60,8 @@ class BrokerCalls:
         breaker: Of the endpoints that change orders.
         report: Tells what concerns the account as a whole.
         checkpoint: See `checkpoint.Step`.
-        unsafe_resend: Take an unclear outcome for a proof that nothing was sent: for the test
-            that proves that the proof notices.
+        unsafe_resend: Call again when a call failed, as if that proved that nothing was sent: for
+            the test that proves that the proof notices.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class BrokerCalls:
         if stored_at_ns:
             metrics.INTAKE_TO_SEND_SECONDS.observe(max(0, time.time_ns() - stored_at_ns) / 1e9)
         try:
-            order_id = await self._watched(call(broker))
+            order_id = await self._watched(call, broker)
         except OrderCallError as error:
             self._checkpoint(Step.ANSWERED_NOT_COMMITTED)
             return self._failed(verb, term, broker, error.failure)
@@ -136,10 +137,15 @@ class BrokerCalls:
         self._tell_breaker()
         return CallEnd(order_id=order_id)
 
-    async def _watched(self, call: Awaitable[str]) -> str:
+    async def _watched(
+        self, call: Callable[[OrderBroker], Awaitable[str]], broker: OrderBroker
+    ) -> str:
+        if self._unsafe_resend:
+            with contextlib.suppress(OrderCallError):
+                return await call(broker)
         if self._checkpoint is pass_by:
-            return await call
-        under_way = asyncio.ensure_future(call)
+            return await call(broker)
+        under_way = asyncio.ensure_future(call(broker))
         await asyncio.wait({under_way}, timeout=_LEAVING_SECONDS)
         if not under_way.done():
             self._checkpoint(Step.SENT_NOT_ANSWERED)
@@ -176,8 +182,6 @@ class BrokerCalls:
             self.budget.refused(time.time_ns())
         elif outcome is Outcome.SESSION_REFUSED:
             self.refuse_session(broker, failure.message)
-        if self._unsafe_resend and outcome is Outcome.AMBIGUOUS:
-            outcome = Outcome.NOT_SENT
         return CallEnd(outcome=outcome, failure=failure)
 
     def refuse_session(self, broker: OrderBroker, reason: str) -> None:

@@ -140,20 +140,23 @@ class FleetProcess:
 
     async def instruments(self, **filters: str | int) -> list[dict[str, Any]]:
         """Instruments from REST."""
-        async with httpx.AsyncClient(timeout=10) as client:
-            answer = await client.get(
-                f"{self.gateway}/instruments", params={"limit": 1000, **filters}
-            )
-        assert answer.status_code == 200, answer.text
-        items: list[dict[str, Any]] = answer.json()["items"]
-        return items
+        return await self._items("/instruments", filters)
 
     async def subscriptions(self, **filters: str | int) -> list[dict[str, Any]]:
         """What is streamed, from REST."""
-        async with httpx.AsyncClient(timeout=10) as client:
-            answer = await client.get(
-                f"{self.gateway}/subscriptions", params={"limit": 1000, **filters}
-            )
+        return await self._items("/subscriptions", filters)
+
+    async def _items(self, path: str, filters: dict[str, str | int]) -> list[dict[str, Any]]:
+        """A page of a list; a database that was killed before is waited for."""
+        deadline = time.monotonic() + RECOVERY_DEADLINE_SECONDS
+        while True:
+            async with httpx.AsyncClient(timeout=10) as client:
+                answer = await client.get(
+                    f"{self.gateway}{path}", params={"limit": 1000, **filters}
+                )
+            if answer.status_code != 503 or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.2)
         assert answer.status_code == 200, answer.text
         items: list[dict[str, Any]] = answer.json()["items"]
         return items
