@@ -209,16 +209,16 @@ async def test_connections_to_postgresql_that_break_lose_and_double_nothing(nats
         async with (
             running_postgres(folder) as postgres,
             running_rig(bus, nats_server, postgres.url, tmp_path) as rig,
+            process_of(rig, "only"),
         ):
-            async with process_of(rig, "only"):
-                order = rig.place(rig.main)
-                await rig.send(order)
-                await rig.until_state(order, "open")
-                later = [rig.place(rig.main, price=100.0 + n) for n in range(1, 6)]
-                await _break(postgres.url)
-                await rig.send(*later)
-                for command in later:
-                    await rig.until_state(command, "open")
+            order = rig.place(rig.main)
+            await rig.send(order)
+            await rig.until_state(order, "open")
+            later = [rig.place(rig.main, price=100.0 + n) for n in range(1, 6)]
+            await _break(postgres.url)
+            await rig.send(*later)
+            for command in later:
+                await rig.until_state(command, "open")
         assert not rig.counter.doubled
         assert len(rig.counter.requests) == 6
 
