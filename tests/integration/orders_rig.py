@@ -130,6 +130,8 @@ class OrdersRig:
         self._folder = folder
         self._seal = SessionSeal(SecretStr(KEY))
         self.accounts: list[str] = []
+        # A contract that can be ordered; tests at another broker put theirs here.
+        self.option = instruments()[0]
         self._number = 0
         self._mint = time.time_ns()
 
@@ -326,14 +328,20 @@ class OrdersRig:
 
     async def until_state(self, command: OrderCommand, *states: str) -> str:
         """Wait until a task stands at one of these."""
-        last: list[str | None] = [None]
+        last: list[Any] = [None]
 
         async def reached() -> bool:
-            last[0] = await self.state(command)
-            return last[0] in states
+            rows = await self.rows(
+                "SELECT state, code, message FROM order_tasks WHERE account = $1 AND task_id = $2",
+                command.account,
+                command.task_id,
+            )
+            last[0] = rows[0] if rows else None
+            return last[0] is not None and last[0]["state"] in states
 
         await until(reached, what=lambda: f"{command.task_id} is {last[0]}")
-        return last[0] or ""
+        state: str = last[0]["state"]
+        return state
 
     async def intents(self, command: OrderCommand) -> list[dict[str, Any]]:
         """The requests of a task."""
