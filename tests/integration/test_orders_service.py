@@ -621,3 +621,12 @@ async def test_more_commands_than_may_wait_stay_in_the_stream_and_come_later(rig
     assert [float(form["price"]) for _, _, form in rig.counter.requests] == [
         order.price for order in orders
     ]
+
+
+async def test_without_its_safety_the_same_worker_doubles_orders(rig):
+    """The proof of the proof: these tests would notice."""
+    rig.counter.script.append(unclear(accepts=True, visible_after_seconds=600))
+    order = rig.place(rig.main)
+    async with rig.worker(orders_unsafe_resend=True):
+        await rig.send(order)
+        await until(lambda: rig.counter.doubled)
