@@ -32,6 +32,7 @@ _PUSHES_KEPT: Final = 1_000
 # Tags of ours that the ledger does not know: asked for once, not with every reading.
 _FOREIGN_KEPT: Final = 10_000
 _CALM_FACTOR: Final = 1.5
+_ROWS_PER_TURN: Final = 100
 _NO_SESSION_SECONDS: Final = 0.5
 
 log = logs.get_logger(__name__)
@@ -220,7 +221,10 @@ class Reconciler:
             intent.order_id for task, tag in suspects if (intent := task.with_tag(tag)) is not None
         }
         shown: set[str] = set()
-        for row in rows:
+        for number, row in enumerate(rows):
+            if number % _ROWS_PER_TURN == _ROWS_PER_TURN - 1:
+                # A book has thousands of rows after a take-over, and leases must be refreshed.
+                await asyncio.sleep(0)
             shown.update(tag for tag in (row.tag, *row.tags) if tag)
             if self._rows.get(row.order_id) == row and row.order_id not in awaited:
                 continue
@@ -266,9 +270,7 @@ class Reconciler:
             for intent in task.intents:
                 if intent.verb is Verb.PLACE and intent.order_id == row.order_id:
                     found[intent.tag] = task
-        for other, intent in self._book.open_intents():
-            if intent.verb is not Verb.PLACE and intent.order_id == row.order_id:
-                found[intent.tag] = other
+        found.update((tag, other) for other, tag in self._book.changes_of(row.order_id))
         return [(task, tag) for tag, task in found.items()]
 
     async def _load(self, tags: Iterable[str], order_id: str | None = None) -> None:

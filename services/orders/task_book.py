@@ -25,6 +25,8 @@ class TaskBook:
         self._settled: dict[str, None] = {}
         self._by_tag: dict[str, str] = {}
         self._by_number: dict[str, str] = {}
+        # Changes and cancellations under way, by the number of the order they are about.
+        self._changing: dict[str, dict[str, Task]] = {}
         self._recent: dict[str, RecentOrder] = {}
 
     def __len__(self) -> int:
@@ -56,6 +58,13 @@ class TaskBook:
         """The task that placed the order with this number."""
         return self._tasks.get(self._by_number.get(order_id, ""))
 
+    def changes_of(self, order_id: str) -> list[tuple[Task, str]]:
+        """The changes and cancellations of an order that are not at their end, by their tags.
+
+        A book of thousands is asked for each of its rows: hence no search.
+        """
+        return [(task, tag) for tag, task in self._changing.get(order_id, {}).items()]
+
     def add(self, task: Task) -> Task:
         """Take a task in; gives the one that is there when it is known already."""
         known = self._tasks.get(task.task_id)
@@ -73,8 +82,12 @@ class TaskBook:
         """See what a change has made of a task."""
         for intent in task.intents:
             self._by_tag[intent.tag] = task.task_id
-            if intent.verb is Verb.PLACE and intent.order_id is not None:
+            if intent.order_id is None:
+                continue
+            if intent.verb is Verb.PLACE:
                 self._by_number[intent.order_id] = task.task_id
+            else:
+                self._note_change(task, intent)
         if not task.is_settled or any(not intent.is_settled for intent in task.intents):
             self._open[task.task_id] = task
             self._settled.pop(task.task_id, None)
@@ -83,6 +96,16 @@ class TaskBook:
         self._settled[task.task_id] = None
         while len(self._settled) > SETTLED_KEPT:
             self._forget(next(iter(self._settled)))
+
+    def _note_change(self, task: Task, intent: Intent) -> None:
+        if intent.order_id is None:
+            return
+        if not intent.is_settled:
+            self._changing.setdefault(intent.order_id, {})[intent.tag] = task
+        elif (changes := self._changing.get(intent.order_id)) is not None:
+            changes.pop(intent.tag, None)
+            if not changes:
+                del self._changing[intent.order_id]
 
     def recent(self, since_ns: int, *, but: str) -> tuple[RecentOrder, ...]:
         """The placements taken since then that may be orders, one excepted."""

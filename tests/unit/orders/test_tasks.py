@@ -136,6 +136,29 @@ def test_book_finds_tasks_by_tag_and_number_until_many_more_have_settled(monkeyp
     assert book.get("t0") is None
 
 
+def test_book_finds_the_changes_of_an_order_until_they_are_at_their_end():
+    book = TaskBook()
+    task = book.add(task_of("change"))
+    change = new_intent(
+        account="main",
+        task_id="change",
+        leg=0,
+        verb=Verb.CANCEL,
+        parameters={},
+        order_id="n1",
+    )
+    put(task, change)
+    book.note(task)
+
+    assert book.changes_of("n1") == [(task, change.tag)]
+    assert book.changes_of("n2") == []
+
+    put(task, advance(change, Refused(at_ns=3, code="late", message="it is at its end")).intent)
+    book.note(task)
+
+    assert book.changes_of("n1") == []
+
+
 def test_added_again_a_task_is_the_one_that_is_there():
     book = TaskBook()
     first = book.add(task_of("t"))
