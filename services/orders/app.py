@@ -23,6 +23,7 @@ from services.orders.checkpoint import Checkpoint, crash_at, pass_by
 from services.orders.dead_letters import Undertaker
 from services.orders.ledger import Ledger
 from services.orders.limits_file import read_limits
+from services.orders.price_bands import PriceBands
 from services.orders.settings import OrdersSettings
 from services.orders.strays import RESOURCE, Strays
 from services.orders.surroundings import InstrumentBook, MarketWatch, Surroundings, Switches
@@ -68,6 +69,7 @@ async def serve(
             market=MarketWatch(bus),
             switches=switches,
             limits=limits,
+            bands=PriceBands(bus, wait_seconds=settings.orders_band_wait_seconds),
         )
         edges = Edges(
             bus=bus,
@@ -101,6 +103,7 @@ async def serve(
         }
         for name, mirror in mirrors.items():
             life.spawn(mirror.run(life.stop), name=name)
+        life.spawn(surroundings.bands.run(life.stop), name="price-bands")
         life.spawn(probe(database, life.stop), name="database-probe")
         for mirror in mirrors.values():
             await mirror.ready()

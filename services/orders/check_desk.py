@@ -125,6 +125,10 @@ class CheckDesk:
         price = None
         if instrument is not None and any(each.max_value is not None for each in limits):
             price = await self._around.market.last_price(instrument)
+        band = None
+        if instrument is not None and getattr(command, "price", None) is not None:
+            band = await self._around.bands.of(self._account, instrument.key)
+            now_ns = time.time_ns()
         since_ns = now_ns - round(self._rules.duplicate_seconds * _NS_PER_SECOND)
         return CheckContext(
             now_ns=now_ns,
@@ -132,6 +136,7 @@ class CheckDesk:
             market_now_ns=now_ns if self._session.is_live else None,
             instrument=instrument,
             last_price=price,
+            band=band,
             kill_switch=controls.kill_switch,
             kill_reason=controls.reason,
             is_live=self._session.is_live,

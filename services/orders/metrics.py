@@ -105,3 +105,6 @@ DIFFERENCES = Gauge(
 DIFFERENCES_TOTAL = Counter(
     "tickfleet_orders_differences_total", "Differences reported", ["account", "code"]
 )
+# Bands that prices were checked against. Many unknown: ingest of the account answers no quotes; the
+# broker checks bands too.
+BANDS_TOTAL = Counter("tickfleet_orders_bands_total", "Price bands asked for", ["outcome"])

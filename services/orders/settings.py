@@ -26,6 +26,8 @@ class OrdersSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
             when it is older.
         orders_duplicate_seconds: An order that looks like one of the last so many seconds is
             refused unless it says `allow_duplicate`; 0 for no such guard.
+        orders_band_wait_seconds: How long an order waits for the price band of an instrument that
+            nobody has ordered lately; 0 to leave bands to the broker.
         orders_max_attempts: Sends of one request, all of them proven not to have arrived.
         orders_retry_first_seconds: First step of the delay between them.
         orders_unknown_window_seconds: How long a request of unknown outcome is looked for, at
@@ -61,6 +63,7 @@ class OrdersSettings(NatsSettings, DatabaseSettings, EncryptionSettings):
     orders_limits_file: str = ""
     orders_market_valid_seconds: float = Field(default=30.0, gt=0, le=86_400)
     orders_duplicate_seconds: float = Field(default=3.0, ge=0, le=3_600)
+    orders_band_wait_seconds: float = Field(default=0.15, ge=0, le=5)
     orders_max_attempts: int = Field(default=5, ge=1, le=100)
     orders_retry_first_seconds: float = Field(default=0.5, gt=0, le=60)
     orders_unknown_window_seconds: float = Field(default=90.0, gt=0, le=3_600)

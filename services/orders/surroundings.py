@@ -16,6 +16,7 @@ from libs.common.contracts.messages import ControlStatus, FeedStatus, Instrument
 from libs.common.contracts.orders import OrderControls
 from libs.common.domain.instruments import Instrument
 from services.orders.domain.order_limits import LimitsTable
+from services.orders.price_bands import PriceBands
 
 CONTROL_KEY: Final = "control"
 FEED_PREFIX: Final = "feed-"
@@ -163,12 +164,14 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
         market: Which market is in force, and prices.
         switches: The kill switches.
         limits: Of accounts and users.
+        bands: The day's price bands.
     """
 
     instruments: InstrumentBook
     market: MarketWatch
     switches: Switches
     limits: LimitsTable
+    bands: PriceBands
 
     @property
     def mirrors(self) -> Mapping[str, Mirror]:
