@@ -118,9 +118,10 @@ FROM order_tasks t JOIN order_intents i ON i.account = t.account AND i.task_id =
 WHERE t.user_name = $1 AND t.account <> $2 AND t.accepted_at >= $3 AND i.verb = 'place'
 """  # noqa: S608
 _RECENT: Final = _TASKS + "account = $1 AND verb = 'place' AND accepted_at >= $2"
+# By time, but never against the numbers of a task: two workers' clocks may have written it.
 _UNPUBLISHED: Final = """
 SELECT body FROM order_events WHERE account = $1 AND NOT is_published
-ORDER BY at, task_id, seq LIMIT $2
+ORDER BY max(at) OVER (PARTITION BY task_id ORDER BY seq), task_id, seq LIMIT $2
 """
 _PUBLISHED: Final = """
 UPDATE order_events e SET is_published = true

@@ -96,7 +96,9 @@ class Tally:
         unexplained: Orders of the broker with a tag of ours that the ledger does not know.
         misjudged: The ledger says something else than the broker.
         unproven: Given up as absent without a word of what was seen.
-        gaps: Tasks whose events, as subscribers saw them, are not 1, 2, 3 … in order.
+        gaps: Tasks of which a subscriber did not get every event.
+        disordered: Tasks whose events came out of order; no fault, since a worker that was
+            overtaken may tell late what it had committed, and events carry their numbers.
     """
 
     asked: int = 0
@@ -109,6 +111,7 @@ class Tally:
     misjudged: list[str] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
+    disordered: list[str] = field(default_factory=list)
 
     @property
     def faults(self) -> dict[str, list[str]]:
@@ -129,6 +132,7 @@ class Tally:
             "at_broker": self.at_broker,
             "states": dict(sorted(self.states.items())),
             **{name: len(cases) for name, cases in self.faults.items()},
+            "disordered": len(self.disordered),
             "examples": {name: cases[:examples] for name, cases in self.faults.items() if cases},
         }
 
@@ -223,8 +227,10 @@ def _judge_events(
 ) -> None:
     for key in by_key:
         seen = list(events.get(key, ()))
-        if not seen or seen != list(range(1, len(seen) + 1)):
+        if not seen or sorted(seen) != list(range(1, len(seen) + 1)):
             result.gaps.append(f"{'/'.join(key)}: {seen}")
+        elif seen != sorted(seen):
+            result.disordered.append(f"{'/'.join(key)}: {seen}")
 
 
 def _by_tag(placed: Sequence[Placed]) -> dict[tuple[str, str], list[Placed]]:
