@@ -240,13 +240,13 @@ async def latency(count: int, folder: Path) -> None:
                 before = len(proxy.arrived_ns)
                 await fleet.place(contract, account, f"b{number}")
                 await proxy.until(before + 1)
+                # At any moment of the poller's second, which would else flatter or punish it.
+                await asyncio.sleep(number * 0.618 % POLL_SECONDS)
                 asked_ns[f"polled{number}"] = time.time_ns()
                 polled.place(contract, f"polled{number}")
                 await proxy.until(before + 2)
                 asked_ns[f"direct{number}"] = time.time_ns()
                 await asyncio.to_thread(send, kite, contract, f"direct{number}")
-                # Not in step with the poller, which would flatter or punish it.
-                await asyncio.sleep((number * 0.37) % 0.3)
             sent = await tags_of(lab)
         polling.cancel()
         arrived = proxy.arrived_ns
