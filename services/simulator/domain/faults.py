@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from services.simulator.domain.faults_in_force import FaultsInForce
 from services.simulator.errors import FaultError
 
 
@@ -72,7 +73,6 @@ _FRAME_KINDS: Final = frozenset(
     {FaultKind.TRUNCATED_FRAME, FaultKind.GARBAGE_FRAME, FaultKind.ODD_PACKET}
 )
 _UNCOUNTED: Final = frozenset({FaultKind.SILENT_SOCKET, FaultKind.BURST})
-_ACTIVE_AT_MOST: Final = 100
 _KITE_LENGTHS: Final = frozenset({8, 28, 32, 44, 184})
 _RANGES: Final = (
     ("count", 1, 1_000_000),
@@ -199,6 +199,11 @@ class ActiveFault(msgspec.Struct, kw_only=True):
     until_seconds: float | None
     fired: int = 0
 
+    @property
+    def is_used_up(self) -> bool:
+        """Whether it has struck as often as it may."""
+        return self.fault.count is not None and self.fired >= self.fault.count
+
 
 class FaultBook:
     """The faults that are in force.
@@ -213,9 +218,8 @@ class FaultBook:
         monotonic_seconds: Callable[[], float],
         numbers: Iterator[int] | None = None,
     ) -> None:
-        self._now = monotonic_seconds
+        self._in_force: FaultsInForce[ActiveFault] = FaultsInForce(monotonic_seconds)
         self._ids = numbers or itertools.count(1)
-        self._active: dict[int, ActiveFault] = {}
 
     def add(self, fault: Fault) -> ActiveFault:
         """Put a fault into force; one that is immediate is only given a number.
@@ -223,30 +227,19 @@ class FaultBook:
         Raises:
             FaultError: 100 faults are in force already.
         """
-        if len(self.active()) >= _ACTIVE_AT_MOST:
-            raise FaultError("kind", f"{_ACTIVE_AT_MOST} faults are in force; delete some first")
-        until = None if fault.seconds is None else self._now() + fault.seconds
+        until = self._in_force.end_of(fault.seconds)
         entry = ActiveFault(id=next(self._ids), fault=fault, until_seconds=until)
         if fault.kind not in IMMEDIATE:
-            self._active[entry.id] = entry
+            self._in_force.put(entry)
         return entry
 
     def remove(self, number: int | None) -> int:
         """Lift one fault, or all; give how many were lifted."""
-        doomed = [entry.id for entry in self.active() if number is None or entry.id == number]
-        for key in doomed:
-            del self._active[key]
-        return len(doomed)
+        return self._in_force.remove(number)
 
     def active(self) -> list[ActiveFault]:
         """Give the faults in force, oldest first; what is over is forgotten."""
-        now = self._now()
-        for entry in list(self._active.values()):
-            over = entry.until_seconds is not None and entry.until_seconds <= now
-            used_up = entry.fault.count is not None and entry.fired >= entry.fault.count
-            if over or used_up:
-                del self._active[entry.id]
-        return list(self._active.values())
+        return self._in_force.active()
 
     def find(self, kind: FaultKind, api_key: str | None, path: str = "/") -> Fault | None:
         """Give the oldest matching fault without using it up."""
@@ -280,7 +273,7 @@ class FaultBook:
         return struck
 
     def _match(self, kind: FaultKind, api_key: str | None, path: str) -> ActiveFault | None:
-        if not self._active:
+        if self._in_force.is_empty:
             return None
         for entry in self.active():
             fault = entry.fault

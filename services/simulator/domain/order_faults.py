@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from services.simulator.domain.faults import Fault, FaultKind, as_fault_error, parse_fault
+from services.simulator.domain.faults_in_force import FaultsInForce
 from services.simulator.errors import FaultError
 
 
@@ -97,7 +98,6 @@ _ANSWER_SECONDS: Final = {
     OrderFaultKind.LATE_ORDER: 15.0,
 }
 _SHORTEST_SHARE: Final = 0.1
-_ACTIVE_AT_MOST: Final = 100
 
 Seconds = Annotated[float, Meta(ge=0, le=600)]
 
@@ -280,6 +280,11 @@ class ActiveOrderFault:
             updates: random.Random(f"{fault.seed}:{updates}") for updates in (False, True)
         }
 
+    @property
+    def is_used_up(self) -> bool:
+        """Whether it has struck as often as it may."""
+        return self.fault.count is not None and self.fired >= self.fault.count
+
     def draw(self, *, update: bool, applicable: frozenset[OrderFaultKind]) -> OrderFaultKind | None:
         """Give what strikes now, or None.
 
@@ -324,9 +329,8 @@ class OrderFaultBook:
     """
 
     def __init__(self, monotonic_seconds: Callable[[], float], numbers: Iterator[int]) -> None:
-        self._now = monotonic_seconds
+        self._in_force: FaultsInForce[ActiveOrderFault] = FaultsInForce(monotonic_seconds)
         self._numbers = numbers
-        self._active: dict[int, ActiveOrderFault] = {}
 
     def add(self, fault: OrderFault) -> ActiveOrderFault:
         """Put a fault into force.
@@ -334,33 +338,22 @@ class OrderFaultBook:
         Raises:
             FaultError: 100 are in force already.
         """
-        if len(self.active()) >= _ACTIVE_AT_MOST:
-            raise FaultError("kind", f"{_ACTIVE_AT_MOST} faults are in force; delete some first")
-        until = None if fault.seconds is None else self._now() + fault.seconds
+        until = self._in_force.end_of(fault.seconds)
         entry = ActiveOrderFault(next(self._numbers), fault, until)
-        self._active[entry.id] = entry
+        self._in_force.put(entry)
         return entry
 
     def remove(self, number: int | None) -> int:
         """Lift one fault, or all; give how many were lifted."""
-        doomed = [entry.id for entry in self.active() if number is None or entry.id == number]
-        for key in doomed:
-            del self._active[key]
-        return len(doomed)
+        return self._in_force.remove(number)
 
     def active(self) -> list[ActiveOrderFault]:
         """Give the faults in force, oldest first; what is over is forgotten."""
-        now = self._now()
-        for entry in list(self._active.values()):
-            over = entry.until_seconds is not None and entry.until_seconds <= now
-            used_up = entry.fault.count is not None and entry.fired >= entry.fault.count
-            if over or used_up:
-                del self._active[entry.id]
-        return list(self._active.values())
+        return self._in_force.active()
 
     def strike(self, verb: Verb, api_key: str | None) -> Verdict | None:
         """Decide about a request and count what strikes it; None when nothing does."""
-        if not self._active:
+        if self._in_force.is_empty:
             return None
         applicable = _ONE_BY_ONE - UPDATE_KINDS
         if verb is not Verb.PLACE:
@@ -376,7 +369,7 @@ class OrderFaultBook:
 
     def strike_update(self, channel: Channel, api_key: str) -> UpdateVerdict | None:
         """Decide about an update and count what strikes it; None when nothing does."""
-        if not self._active:
+        if self._in_force.is_empty:
             return None
         for entry in self.active():
             fault = entry.fault
@@ -389,7 +382,7 @@ class OrderFaultBook:
 
     def give_back(self, verdict: Verdict) -> None:
         """Take back a strike that hit nothing: the request was refused on its own account."""
-        entry = self._active.get(verdict.fault_id)
+        entry = self._in_force.get(verdict.fault_id)
         if entry is not None:
             entry.fired -= 1
 
